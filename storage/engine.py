@@ -1,0 +1,116 @@
+"""How we connect: one address, turned into asyncpg connections and SQLAlchemy engines that survive a pooler.
+
+Nothing here knows tenants; `storage.tenancy` is the only way from an engine to a session.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from storage.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    RawConnection = asyncpg.Connection[asyncpg.Record]
+else:
+    RawConnection = asyncpg.Connection  # the class is generic in its type stubs only
+
+_DRIVER_PARAMETERS = frozenset(
+    {
+        "dbname",
+        "host",
+        "passfile",
+        "password",
+        "port",
+        "sslcert",
+        "sslcrl",
+        "sslkey",
+        "sslmode",
+        "sslpassword",
+        "sslrootcert",
+        "target_session_attrs",
+        "user",
+    }
+)
+"""What asyncpg reads from a DSN. Everything else (Neon's `channel_binding`, Prisma's `pgbouncer`) it would pass to the
+server as a setting, which refuses the connection: https://magicstack.github.io/asyncpg/current/api/index.html."""
+
+_CONNECTION_TROUBLE = (OSError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError, TimeoutError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the database is."""
+
+    dsn: str
+    direct_dsn: str
+    """Without a pooler in between: for LISTEN and migrations."""
+    pooled: bool
+    """True: a transaction pooler may stand in between, so no statement may outlive its transaction."""
+    embedded: bool = False
+    connect_timeout_s: float = 10
+    command_timeout_s: float = 60
+
+    @property
+    def label(self) -> str:
+        """The address without credentials, for messages."""
+        if self.embedded:
+            return "the embedded server"
+        parts = urlsplit(self.dsn)
+        return f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
+
+
+def clean_dsn(dsn: str) -> str:
+    """Return `dsn` as asyncpg takes it: plain scheme, and only the parameters that it knows."""
+    parts = urlsplit(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", dsn.strip()))
+    query = [(key, value) for key, value in parse_qsl(parts.query) if key in _DRIVER_PARAMETERS]
+    return urlunsplit(parts._replace(query=urlencode(query)))
+
+
+async def connect(address: Address, *, direct: bool = False) -> RawConnection:
+    """Open one raw connection.
+
+    Raises:
+        DatabaseUnavailableError: no server answers, or it does not let us in.
+    """
+    dsn = address.direct_dsn if direct else address.dsn
+    try:
+        return await asyncpg.connect(
+            clean_dsn(dsn),
+            timeout=address.connect_timeout_s,
+            command_timeout=address.command_timeout_s,
+            statement_cache_size=0 if address.pooled and not direct else 100,
+            server_settings={"application_name": "agency"},
+        )
+    except _CONNECTION_TROUBLE as error:
+        raise DatabaseUnavailableError(address.label, str(error) or type(error).__name__) from error
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as error:
+        raise DatabaseUnavailableError(address.label, str(error)) from error
+
+
+def make_engine(address: Address, *, pool_size: int = 10) -> AsyncEngine:
+    """Return an engine on `address`; it connects when first used.
+
+    Behind a transaction pooler SQLAlchemy's statement cache answers with errors and silently with wrong rows, so there
+    statements are unnamed and uncached. `async_creator=` of create_async_engine cannot say that (its connections always
+    cache 100 statements), hence the creator in `connect_args`, where the dialect reads all three.
+    """
+
+    async def creator(**_: Any) -> RawConnection:
+        return await connect(address)
+
+    arguments: dict[str, Any] = {"async_creator_fn": creator}
+    if address.pooled:
+        unnamed: Callable[[], str] = str
+        arguments |= {"prepared_statement_cache_size": 0, "prepared_statement_name_func": unnamed}
+    return create_async_engine(
+        "postgresql+asyncpg://",
+        connect_args=arguments,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=30,
+    )

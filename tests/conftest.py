@@ -1,0 +1,85 @@
+"""Fixtures every test shares: a server per test run, a database and two tenants per test."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from storage.embedded import EmbeddedServer
+from storage.engine import Address
+from storage.tenancy import Database
+from storage.testing import add_user, ensure_template, fresh_address
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Keep to asyncio, which asyncpg needs."""
+    return "asyncio"
+
+
+def _memory_or_disk() -> Path:
+    """Tests throw their databases away, so they need not wait for a disk where there is memory to spare."""
+    memory = Path("/dev/shm")  # noqa: S108 -- Linux's memory file system; a private directory is made in it
+    if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * 1024**3:
+        return memory
+    return Path(tempfile.gettempdir())
+
+
+@pytest.fixture(scope="session")
+def server_dsn() -> Generator[str]:
+    """A login that may create databases, on one embedded server that all workers of this test run share.
+
+    AGENCY_TEST_SERVER names another server to test on, by such a login's address.
+    """
+    other = os.environ.get("AGENCY_TEST_SERVER")  # noqa: TID251 -- which server to test on is the runner's choice
+    if other:
+        yield other
+        return
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)  # noqa: TID251 -- set by pytest-xdist
+    home = _memory_or_disk() / f"agency-tests-{run}"
+    home.mkdir(mode=0o755, exist_ok=True)
+    server = EmbeddedServer(home)
+    server.start()
+    try:
+        yield server.ensure_database()
+    finally:
+        if server.stop():
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(server_dsn: str) -> str:
+    """The migrated database that every test's own is cloned from."""
+    return anyio.run(ensure_template, server_dsn)
+
+
+@pytest.fixture
+async def address(server_dsn: str, template: str) -> AsyncGenerator[Address]:
+    """A migrated, empty database of this test's own."""
+    async with fresh_address(server_dsn, template) as found:
+        yield found
+
+
+@pytest.fixture
+async def database(address: Address) -> AsyncGenerator[Database]:
+    """The doors of this test's own database."""
+    opened = Database(address, pool_size=3)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def alice(database: Database) -> int:
+    """A tenant."""
+    return await add_user(database, "alice")
+
+
+@pytest.fixture
+async def bob(database: Database) -> int:
+    """Another tenant."""
+    return await add_user(database, "bob")
