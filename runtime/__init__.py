@@ -1,0 +1,3 @@
+"""One agent at work: events, decisions, steps, tools and models, on a journal in Postgres."""
+
+__all__: list[str] = []

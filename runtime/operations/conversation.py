@@ -1,0 +1,70 @@
+"""Operations of a conversation: say something to the participant, bring in a person."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from runtime.errors import ToolError
+from runtime.operation import Context, Conversation, operation
+from runtime.operations.board import slug
+from runtime.outbox import queue_reply
+from runtime.ports import Json
+from storage.queries import board
+from storage.queries.messaging import pause_conversation
+
+
+def _conversation(ctx: Context, name: str) -> Conversation:
+    if ctx.conversation is None:
+        raise ToolError(f"{name} works in a conversation only; here, answer with text")
+    return ctx.conversation
+
+
+@operation(effect="db")
+async def reply(
+    ctx: Context, text: Annotated[str, Field(min_length=1, max_length=20_000, description="What to tell them.")]
+) -> Json:
+    """Send a message to the participant of this conversation. It is delivered after your turn has been recorded."""
+    conversation = _conversation(ctx, "reply")
+    outbound_id = await queue_reply(ctx.db, ctx.jobs, ctx.user_id, conversation, text, ctx.execution_id)
+    return {"id": outbound_id, "queued": True}
+
+
+async def _card_for_a_person(ctx: Context, *, title: str, intent: str, text: str, task_type: str) -> int:
+    conversation = ctx.conversation
+    card_id, _ = await board.put_card(
+        ctx.db,
+        board.NewCard(
+            user_id=ctx.user_id,
+            title=title[:500],
+            intent=intent,
+            description=text,
+            task_type=task_type,
+            webhook_id=conversation.webhook_id if conversation else None,
+            conversation_id=conversation.id if conversation else None,
+            execution_id=ctx.execution_id,
+        ),
+    )
+    return card_id
+
+
+@operation(effect="db")
+async def ask_person(
+    ctx: Context, question: Annotated[str, Field(min_length=1, max_length=20_000, description="What to decide.")]
+) -> Json:
+    """Put a question that you cannot answer on the board for a person, and go on without waiting for the answer."""
+    first_line = question.strip().splitlines()[0]
+    intent = f"question-{slug(first_line)}"[:100]
+    card_id = await _card_for_a_person(ctx, title=first_line, intent=intent, text=question, task_type="question")
+    return {"id": card_id, "question": card_id, "note": f"question {card_id} is open"}
+
+
+@operation(effect="db")
+async def hand_over(
+    ctx: Context, summary: Annotated[str, Field(min_length=1, max_length=20_000, description="What happened so far.")]
+) -> Json:
+    """Hand the conversation to a person: a card with your summary, and the bot is silent until a person resumes it."""
+    conversation = _conversation(ctx, "hand_over")
+    title = f"Take over the conversation with {conversation.participant_id}"
+    card_id = await _card_for_a_person(ctx, title=title, intent="hand-over", text=summary, task_type="hand_over")
+    await pause_conversation(ctx.db, conversation.id)
+    return {"id": card_id, "paused": True}

@@ -1,0 +1,58 @@
+"""Where the runtime meets the world: the protocols, and the values that cross them.
+
+Pure. Real sides: `runtime/models/*` for `Model`; fakes: `runtime/testing`. Messages have the shape of the Messages API
+(https://platform.claude.com/docs/en/api/messages), used directly rather than through a lowest common interface.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from runtime.events import ModelReplied
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    """A tool as the model sees it; `input_schema` is JSON Schema of an object."""
+
+    name: str
+    description: str
+    input_schema: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRequest:
+    """One model call.
+
+    `messages` alternate user and assistant and end with user, or with a paused assistant turn that is to go on; every
+    tool_use has its tool_result. The tools' order is
+    part of the provider's cache key, so it is fixed per agent.
+    """
+
+    system: str
+    messages: Sequence[Json]
+    tools: Sequence[ToolSpec] = ()
+    model: str | None = None
+    """None: the model of the settings."""
+    max_tokens: int = 8192
+
+
+class Model(Protocol):
+    """A language model, or something that behaves like one."""
+
+    @property
+    def name(self) -> str:
+        """What output calls this model; the offline one always says that it is offline."""
+        ...
+
+    async def reply(self, request: ModelRequest) -> ModelReplied:
+        """Return one whole reply that counts: stop_reason set, every tool input parsed strictly.
+
+        Raises:
+            ModelUnavailableError: try again later.
+            ModelReplyInvalidError: the reply was cut or malformed; asking again is safe.
+            ModelRequestError: the provider refuses this request.
+        """
+        ...

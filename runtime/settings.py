@@ -1,0 +1,30 @@
+"""Settings of the runtime: which model, on whose behalf, in which time zone."""
+
+from pydantic import AliasChoices, Field, SecretStr
+
+from storage.settings import LayeredSettings
+
+
+class RuntimeSettings(LayeredSettings):
+    """Which model, on whose behalf, in which time zone."""
+
+    anthropic_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("ANTHROPIC_API_KEY", "anthropic_api_key")
+    )
+    """Without it the offline model answers."""
+    anthropic_base_url: str = Field(
+        default="https://api.anthropic.com", validation_alias=AliasChoices("ANTHROPIC_BASE_URL", "anthropic_base_url")
+    )
+    model: str = "claude-sonnet-5-5"
+    """`offline` chooses the offline model even when there is a key."""
+    model_stream: bool = True
+    """False: ask for whole JSON replies instead of server-sent events."""
+    model_deadline_s: float = Field(default=600, gt=0)
+    """Longest wait for one reply, pings included."""
+    max_tokens: int = Field(default=8192, ge=1)
+    timezone: str = "UTC"
+    """IANA zone of users who have not said theirs."""
+    user: str | None = None
+    """Username to act as on a database that is not the embedded one."""
+    api_key: SecretStr | None = None
+    """Key to act under on a database that is not the embedded one."""

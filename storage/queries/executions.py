@@ -1,0 +1,147 @@
+"""Sessions and executions, as far as more than the journal needs them: queueing one, planning, looking at it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from storage.errors import EntityNotFoundError
+from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
+
+ACTIVE = ("pending", "planning", "executing")
+"""The statuses of an execution that is not over."""
+
+
+async def create_session(db: AsyncSession, user_id: int, *, one_task: bool = False, max_iterations: int = 100) -> int:
+    """Insert an agent session and return its id; `one_task`: nothing more will come after its execution."""
+    session = AgentSession(user_id=user_id, max_iterations=max_iterations, context={"oneTask": one_task})
+    db.add(session)
+    await db.flush()
+    return session.id
+
+
+async def queue_execution(db: AsyncSession, *, user_id: int, session_id: int, agent_name: str, task: str) -> int:
+    """Insert a pending execution and return its id; executions of one session run one after the other."""
+    execution = AgentExecution(user_id=user_id, session_id=session_id, agent_name=agent_name, task_description=task)
+    db.add(execution)
+    await db.flush()
+    return execution.id
+
+
+async def session_is_busy(db: AsyncSession, session_id: int) -> bool:
+    """Tell whether an execution of this session is not over."""
+    statement = select(AgentExecution.id).where(
+        AgentExecution.session_id == session_id, AgentExecution.status.in_(ACTIVE)
+    )
+    return await db.scalar(statement.limit(1)) is not None
+
+
+async def next_execution(db: AsyncSession, session_id: int) -> int | None:
+    """Return the oldest execution of this session that is not over."""
+    statement = select(AgentExecution.id).where(
+        AgentExecution.session_id == session_id, AgentExecution.status.in_(ACTIVE)
+    )
+    return await db.scalar(statement.order_by(AgentExecution.id).limit(1))
+
+
+async def execution(db: AsyncSession, execution_id: int) -> AgentExecution:
+    """Return one execution.
+
+    Raises:
+        EntityNotFoundError: no such execution for this tenant.
+    """
+    found = await db.get(AgentExecution, execution_id)
+    if found is None:
+        raise EntityNotFoundError("agentExecutions", execution_id)
+    return found
+
+
+async def steps(db: AsyncSession, execution_id: int, *, after_seq: int = 0, limit: int = 1000) -> Sequence[AgentStep]:
+    """Return the journal of one execution after `after_seq`, oldest first."""
+    statement = select(AgentStep).where(AgentStep.execution_id == execution_id, AgentStep.seq > after_seq)
+    return (await db.scalars(statement.order_by(AgentStep.seq).limit(limit))).all()
+
+
+async def tool_executions(db: AsyncSession, execution_id: int) -> Sequence[ToolExecution]:
+    """Return the tool calls of one execution, oldest first."""
+    statement = select(ToolExecution).where(ToolExecution.execution_id == execution_id).order_by(ToolExecution.id)
+    return (await db.scalars(statement)).all()
+
+
+async def request_cancel(db: AsyncSession, execution_id: int) -> None:
+    """Ask the worker of an execution to stop at its next commit.
+
+    Raises:
+        EntityNotFoundError: no such execution for this tenant.
+    """
+    statement = (
+        update(AgentExecution)
+        .where(AgentExecution.id == execution_id)
+        .values({AgentExecution.cancel_requested_at: func.coalesce(AgentExecution.cancel_requested_at, func.now())})
+        .returning(AgentExecution.id)
+    )
+    if (await db.execute(statement)).one_or_none() is None:
+        raise EntityNotFoundError("agentExecutions", execution_id)
+
+
+async def write_plan(db: AsyncSession, execution_id: int, *, goal: str, phases: Sequence[str]) -> None:
+    """Give an execution its plan and move it, and its session, to executing."""
+    plan = {"goal": goal, "phases": list(phases)}
+    rows = [{"name": name, "status": "active" if index == 0 else "pending"} for index, name in enumerate(phases)]
+    statement = update(AgentExecution).where(AgentExecution.id == execution_id)
+    planned: dict[Any, Any] = {
+        AgentExecution.plan: plan,
+        AgentExecution.phases: rows,
+        AgentExecution.current_phase_index: 0,
+        AgentExecution.status: "executing",
+    }
+    session_id = (await db.execute(statement.values(planned).returning(AgentExecution.session_id))).scalar_one()
+    shown: dict[Any, Any] = {
+        AgentSession.plan: plan,
+        AgentSession.current_phase: phases[0][:100],
+        AgentSession.status: "executing",
+    }
+    await db.execute(update(AgentSession).where(AgentSession.id == session_id).values(shown))
+
+
+async def advance_phase(db: AsyncSession, execution_id: int) -> str | None:
+    """Move an execution to its next phase and return that phase's name; None when it is in the last one."""
+    row = await execution(db, execution_id)
+    index = row.current_phase_index + 1
+    if index >= len(row.phases):
+        return None
+    row.phases = [
+        phase | {"status": "done" if at < index else "active" if at == index else "pending"}
+        for at, phase in enumerate(row.phases)
+    ]
+    row.current_phase_index = index
+    name: str = row.phases[index]["name"]
+    await db.execute(
+        update(AgentSession).where(AgentSession.id == row.session_id).values({AgentSession.current_phase: name[:100]})
+    )
+    await db.flush()
+    return name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueExecution:
+    """An execution that nobody works on although it could go on."""
+
+    user_id: int
+    execution_id: int
+
+
+async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueExecution]:
+    """Return executions whose worker is gone (lapsed lease) or whose `runAfter` has come: what take-over picks up."""
+    lapsed = (AgentSession.lease_owner.is_not(None)) & (AgentSession.lease_until < func.now())
+    same = (AgentSession.id == AgentExecution.session_id) & (AgentSession.user_id == AgentExecution.user_id)
+    statement = (
+        select(AgentExecution.user_id, AgentExecution.id)
+        .outerjoin(AgentSession, same)
+        .where(AgentExecution.status.in_(ACTIVE), or_(lapsed, AgentExecution.run_after <= func.now()))
+        .order_by(AgentExecution.id)
+        .limit(limit)
+    )
+    return [DueExecution(user_id=row[0], execution_id=row[1]) for row in await dispatch.execute(statement)]

@@ -1,0 +1,296 @@
+"""The loop on Postgres: what is recorded, what survives, and what happens exactly once."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from runtime.agents import ASSISTANT
+from runtime.driver import Ended, Later, NotOurs
+from runtime.errors import LeaseLostError, ModelReplyInvalidError, ModelUnavailableError
+from runtime.events import ExecutionEnded, ToolCall, ToolReturned, UserSpoke
+from runtime.local import Local
+from runtime.ports import ModelRequest
+from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
+from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
+from storage.models.audit import AuditLog
+from storage.models.crm import AgencyTask
+from storage.queries import executions
+from storage.tenancy import Database
+
+
+async def queued(system: Local, task: str = "fix the landing page") -> int:
+    """Queue an execution of the assistant in a session of its own."""
+    async with system.database.begin(system.user_id) as db:
+        session_id = await executions.create_session(db, system.user_id)
+        return await executions.queue_execution(
+            db, user_id=system.user_id, session_id=session_id, agent_name=ASSISTANT.name, task=task
+        )
+
+
+async def row_of(system: Local, execution_id: int) -> AgentExecution:
+    async with system.database.begin(system.user_id) as db:
+        return await executions.execution(db, execution_id)
+
+
+async def session_of(system: Local, execution: AgentExecution) -> AgentSession:
+    async with system.database.begin(system.user_id) as db:
+        return (await db.scalars(select(AgentSession).where(AgentSession.id == execution.session_id))).one()
+
+
+CREATE = ("create_task", {"title": "Fix the landing page", "priority": "urgent"})
+
+
+async def test_a_tools_effect_its_row_and_its_step_are_recorded_together(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(call_reply(CREATE), text_reply("done")))
+    execution_id = await queued(system)
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert outcome == Ended(event=ExecutionEnded(status="completed", text="done"))
+    async with database.begin(alice) as db:
+        card = (await db.scalars(select(AgencyTask))).one()
+        call = (await db.scalars(select(ToolExecution))).one()
+        kinds = list(await db.scalars(select(AgentStep.kind).order_by(AgentStep.seq)))
+        audit = (await db.scalars(select(AuditLog))).one()
+    assert (card.title, card.priority, card.execution_id) == ("Fix the landing page", "urgent", execution_id)
+    assert call.result is not None
+    assert (call.state, call.success, call.result["id"]) == ("done", True, card.id)
+    assert kinds == ["user", "assistant", "plan", "tool_result", "assistant", "control"]
+    assert (audit.action, audit.entity_id, audit.user_id) == ("create_task", str(card.id), alice)
+
+
+async def test_the_document_s_columns_tell_the_story_when_an_execution_ends(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(call_reply(CREATE), text_reply("done")))
+    execution_id = await queued(system)
+    await system.driver.run(alice, execution_id)
+
+    execution = await row_of(system, execution_id)
+    session = await session_of(system, execution)
+
+    assert (execution.status, execution.result, execution.iterations) == ("completed", {"text": "done"}, 2)
+    assert execution.plan == {"goal": "fix the landing page", "phases": ["answer"]}
+    assert execution.phases == [{"name": "answer", "status": "done"}]
+    assert [entry["tool"] for entry in execution.tool_executions] == ["create_task"]
+    assert execution.duration_ms is not None
+    assert execution.started_at is not None
+    assert execution.completed_at is not None
+    assert (session.status, session.lease_owner, session.iteration_count) == ("idle", None, 2)
+    assert [entry["tool"] for entry in session.tool_history] == ["create_task"]
+
+
+async def test_planning_moves_the_execution_through_its_phases(database: Database, alice: int) -> None:
+    plan = ("plan", {"goal": "page fixed", "phases": ["look", "fix"]})
+    model = ScriptedModel(call_reply(plan), call_reply(("advance_phase", {})), text_reply("fixed"))
+    system = system_on(database, alice, model)
+    execution_id = await queued(system)
+
+    await system.driver.run(alice, execution_id)
+
+    execution = await row_of(system, execution_id)
+    async with database.begin(alice) as db:
+        kinds = list(await db.scalars(select(AgentStep.kind).order_by(AgentStep.seq)))
+    assert execution.plan == {"goal": "page fixed", "phases": ["look", "fix"]}
+    assert execution.current_phase_index == 1
+    assert (await session_of(system, execution)).current_phase == "fix"
+    assert [kind for kind in kinds if kind in {"plan", "phase"}] == ["plan", "phase"]
+
+
+async def test_a_refused_call_is_an_error_that_the_model_reads(database: Database, alice: int) -> None:
+    def check(request: ModelRequest) -> None:
+        result = request.messages[-1]["content"][0]
+        assert result["is_error"] is True
+        assert "legal: title" in result["content"]
+
+    def second(request: ModelRequest):
+        check(request)
+        return text_reply("sorry")
+
+    wrong = call_reply(("create_task", {"title": "x", "colour": "red"}))
+    system = system_on(database, alice, ScriptedModel(wrong, second))
+    execution_id = await queued(system)
+
+    await system.driver.run(alice, execution_id)
+
+    async with database.begin(alice) as db:
+        call = (await db.scalars(select(ToolExecution))).one()
+        assert (await db.scalars(select(AgencyTask))).all() == []
+    assert (call.state, call.success) == ("error", False)
+    assert call.error is not None
+    assert "colour" in call.error
+
+
+BAD_CALLS: list[tuple[tuple[str, dict[str, Any]], str]] = [
+    (("drop_tables", {}), "no tool 'drop_tables'"),
+    (("reply", {"text": "hi"}), "no tool 'reply'"),
+    (("update_task", {"id": 999_999, "status": "done"}), "no agencyTasks row 999999"),
+    (("create_task", {"title": "nul \x00 inside"}), "U+0000"),
+    (("create_task", {"title": "lone \ud800 surrogate"}), "U+D800"),
+    (("remember", {"key": "k", "value": {"deep": "\x00"}}), "U+0000"),
+    (("create_task", {"title": "x", "due": "someday"}), "due"),
+]
+
+
+@pytest.mark.parametrize(("call", "complaint"), BAD_CALLS)
+async def test_every_bad_call_ends_in_a_recorded_error(
+    database: Database, alice: int, call: tuple[str, dict[str, Any]], complaint: str
+) -> None:
+    system = system_on(database, alice, ScriptedModel(call_reply(call), text_reply("understood")))
+    execution_id = await queued(system)
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    assert outcome.event.status == "completed"
+    async with database.begin(alice) as db:
+        recorded = (await db.scalars(select(ToolExecution))).one()
+    assert recorded.state == "error"
+    assert recorded.error is not None
+    assert complaint in recorded.error
+
+
+async def test_an_overload_frees_the_session_and_is_remembered_in_the_row(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(ModelUnavailableError("overloaded", retry_after_s=90)))
+    execution_id = await queued(system)
+
+    assert await system.driver.run(alice, execution_id) == Later(delay_s=90)
+
+    execution = await row_of(system, execution_id)
+    assert execution.status == "planning"
+    assert execution.run_after is not None
+    assert (await session_of(system, execution)).lease_owner is None
+    assert await system.driver.run(alice, execution_id) == NotOurs()
+
+
+async def test_it_goes_on_where_it_was_once_the_time_has_come(database: Database, alice: int) -> None:
+    script = ScriptedModel(call_reply(CREATE), ModelUnavailableError("overloaded"), text_reply("done"))
+    system = system_on(database, alice, script)
+    execution_id = await queued(system)
+    assert isinstance(await system.driver.run(alice, execution_id), Later)
+    async with database.begin(alice) as db:
+        await db.execute(update(AgentExecution).values({AgentExecution.run_after: text("now()")}))
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    async with database.begin(alice) as db:
+        assert len((await db.scalars(select(AgencyTask))).all()) == 1
+    script.assert_done()
+
+
+async def test_a_cut_reply_is_asked_for_again_and_costs_one_row(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(ModelReplyInvalidError("cut"), text_reply("done")))
+    execution_id = await queued(system)
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    assert (await row_of(system, execution_id)).iterations == 1
+
+
+async def test_a_call_that_was_intended_before_a_crash_runs_once_afterwards(database: Database, alice: int) -> None:
+    """A worker dies between T1 and T2: its lease lapses, another one runs the call."""
+    dead = system_on(database, alice, ScriptedModel())
+    execution_id = await queued(dead)
+    claim = await dead.journal.claim(alice, execution_id)
+    assert claim is not None
+    await dead.journal.begin(claim, UserSpoke(text="fix it"))
+    await dead.journal.record_reply(claim, call_reply(CREATE), cost=0, task="fix it")
+    async with database.begin(alice) as db:
+        await db.execute(update(AgentSession).values({AgentSession.lease_until: text("now() - interval '1 second'")}))
+
+    alive = system_on(database, alice, ScriptedModel(text_reply("done")))
+    outcome = await alive.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    async with database.begin(alice) as db:
+        assert len((await db.scalars(select(AgencyTask))).all()) == 1
+        assert [row.state for row in await db.scalars(select(ToolExecution))] == ["done"]
+
+
+async def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, alice: int) -> None:
+    slow = system_on(database, alice, ScriptedModel())
+    execution_id = await queued(slow)
+    claim = await slow.journal.claim(alice, execution_id)
+    assert claim is not None
+    async with database.begin(alice) as db:
+        await db.execute(update(AgentSession).values({AgentSession.lease_epoch: AgentSession.lease_epoch + 1}))
+
+    with pytest.raises(LeaseLostError):
+        await slow.journal.record_reply(claim, call_reply(CREATE), cost=0, task="fix it")
+    call = ToolCall(id="c1", name="create_task", arguments={"title": "x"})
+    with pytest.raises(LeaseLostError):
+        async with slow.journal.tool_commit(claim, call) as commit:
+            commit.returned = ToolReturned(call_id="c1", name="create_task", content="{}")
+    ended = ExecutionEnded(status="completed", text="done")
+    with pytest.raises(LeaseLostError):
+        async with slow.journal.ending(claim, ended, []):
+            pass
+
+    async with database.begin(alice) as db:
+        assert (await db.scalars(select(AgentStep))).all() == []
+        assert (await db.scalars(select(ToolExecution))).all() == []
+    assert (await row_of(slow, execution_id)).status == "pending"
+
+
+async def test_two_workers_do_not_drive_one_session(database: Database, alice: int) -> None:
+    first, second = (system_on(database, alice, ScriptedModel()) for _ in range(2))
+    execution_id = await queued(first)
+
+    assert await first.journal.claim(alice, execution_id) is not None
+    assert await second.journal.claim(alice, execution_id) is None
+
+
+async def test_the_second_execution_of_a_session_waits_for_the_first(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(text_reply("one"), text_reply("two")))
+    first = await queued(system)
+    session_id = (await row_of(system, first)).session_id
+    async with database.begin(alice) as db:
+        second = await executions.queue_execution(
+            db, user_id=alice, session_id=session_id, agent_name=ASSISTANT.name, task="and then"
+        )
+
+    assert await system.driver.run(alice, second) == NotOurs()
+    await system.driver.run(alice, first)
+    assert isinstance(await system.driver.run(alice, second), Ended)
+
+
+async def test_a_cancelled_execution_stops_at_its_next_commit(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(call_reply(CREATE)))
+    execution_id = await queued(system)
+    async with database.begin(alice) as db:
+        await executions.request_cancel(db, execution_id)
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    assert outcome.event.status == "cancelled"
+    async with database.begin(alice) as db:
+        assert [row.state for row in await db.scalars(select(ToolExecution))] == ["cancelled"]
+        assert (await db.scalars(select(AgencyTask))).all() == []
+
+
+async def test_an_execution_that_spoils_its_workers_is_parked(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel())
+    execution_id = await queued(system)
+    async with database.begin(alice) as db:
+        await db.execute(update(AgentExecution).values({AgentExecution.attempt: 5}))
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    assert outcome.event.status == "failed"
+    assert "parked" in outcome.event.text
+
+
+async def test_a_crash_of_ours_frees_the_session_and_counts(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel(ZeroDivisionError()))
+    execution_id = await queued(system)
+
+    with pytest.raises(ZeroDivisionError):
+        await system.driver.run(alice, execution_id)
+
+    execution = await row_of(system, execution_id)
+    assert execution.attempt == 1
+    assert execution.run_after is not None
+    assert (await session_of(system, execution)).lease_owner is None
