@@ -1,0 +1,274 @@
+"""Every command of `agency`: its name, its options, its help. Nothing heavy is imported before a command runs.
+
+Importing the database layer or a model's client costs up to seconds, and `agency --help` should not.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="agency",
+    help="Conversational agents with an MCP server, on Postgres.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+db_app = typer.Typer(help="The database: start, stop, upgrade, look at.", no_args_is_help=True)
+key_app = typer.Typer(help="API keys for programs.", no_args_is_help=True)
+user_app = typer.Typer(help="Users; one user is one tenant.", no_args_is_help=True)
+task_app = typer.Typer(help="Cards on the board.", no_args_is_help=True)
+webhook_app = typer.Typer(help="Doors for chat channels.", no_args_is_help=True)
+for name, group in (("db", db_app), ("key", key_app), ("user", user_app), ("task", task_app), ("webhook", webhook_app)):
+    app.add_typer(group, name=name)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+@app.command()
+def demo(
+    messages: Annotated[Path | None, typer.Option(help="File with messages of your own, one per line.")] = None,
+    port: Port = 0,
+    json: Json = False,
+) -> None:
+    """Run the main job end to end: message in, card on the board, reply out, swarm, MCP; then verify the rows."""
+    from gateway.cli import demo as command
+    from gateway.cli.process import run
+
+    run(command.demo, messages, port, json)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Check this installation and say what to do about what is wrong."""
+    from gateway.cli import doctor as command
+    from gateway.cli.process import run
+
+    run(command.doctor, json)
+
+
+@app.command()
+def chat(text: Annotated[str, typer.Argument(help="What to say to the assistant.")], json: Json = False) -> None:
+    """Say something to the assistant and print its answer."""
+    from gateway.cli import chat as command
+    from gateway.cli.process import run
+
+    run(command.chat, text, json)
+
+
+@app.command()
+def serve(host: Host = "127.0.0.1", port: Port = 8700) -> None:
+    """Serve the HTTP door for chat channels, with a worker inside."""
+    from gateway.cli import serve as command
+    from gateway.cli.process import run
+
+    run(command.serve, host, port)
+
+
+@app.command()
+def worker(
+    concurrency: Annotated[int, typer.Option(help="Jobs at the same time.", min=1, max=1000)] = 10,
+) -> None:
+    """Work on jobs until stopped. Start as many as you like, on as many machines."""
+    from gateway.cli import serve as command
+    from gateway.cli.process import run
+
+    run(command.worker, concurrency)
+
+
+@app.command()
+def mcp(
+    toolsets: Annotated[str | None, typer.Option(help="Comma-separated toolsets; default: all.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
+    no_worker: Annotated[bool, typer.Option("--no-worker", help="Do not work on jobs in this process.")] = False,
+) -> None:
+    """Serve MCP on stdin and stdout, for Claude Desktop and other clients."""
+    from gateway.cli import mcp as command
+    from gateway.cli.process import run
+
+    run(command.mcp, toolsets, read_only, no_worker)
+
+
+@db_app.command("up")
+def db_up() -> None:
+    """Start the embedded server and keep it running until `agency db down`."""
+    from gateway.cli import db as command
+    from gateway.cli.process import run
+
+    run(command.up)
+
+
+@db_app.command("down")
+def db_down() -> None:
+    """Let the embedded server stop when nobody uses it any more."""
+    from gateway.cli import db as command
+    from gateway.cli.process import run
+
+    run(command.down)
+
+
+@db_app.command("status")
+def db_status(json: Json = False) -> None:
+    """Show where the database is and how its schema compares with this release."""
+    from gateway.cli import db as command
+    from gateway.cli.process import run
+
+    run(command.status, json)
+
+
+@db_app.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the schema to this release."""
+    from gateway.cli import db as command
+    from gateway.cli.process import run
+
+    run(command.upgrade)
+
+
+@db_app.command("check")
+def db_check() -> None:
+    """Exit 0 when the schema and the roles are as this release needs them."""
+    from gateway.cli import db as command
+    from gateway.cli.process import run
+
+    run(command.check)
+
+
+@db_app.command("url")
+def db_url() -> None:
+    """Print an address that psql and asyncpg accept; on the embedded server, run `agency db up` first."""
+    from gateway.cli import db as command
+    from gateway.cli.process import run
+
+    run(command.url)
+
+
+@user_app.command("add")
+def user_add(
+    username: Annotated[str, typer.Argument(help="Name to act under; stored in lower case.")],
+    email: Annotated[str, typer.Option(help="Address; stored in lower case.")],
+    password: Annotated[
+        bool, typer.Option("--password", help="Ask for a password; without one the user cannot log in.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Add a user."""
+    from gateway.cli import identity as command
+    from gateway.cli.process import run
+
+    secret: str | None = typer.prompt("Password", hide_input=True, confirmation_prompt=True) if password else None
+    run(command.add_user, username, email, secret, json)
+
+
+@key_app.command("create")
+def key_create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    scope: Annotated[list[str] | None, typer.Option(help="A permission; repeat for several.")] = None,
+    days: Annotated[int | None, typer.Option(help="Days until it expires; default: never.", min=1)] = None,
+    json: Json = False,
+) -> None:
+    """Make an API key and print it, once."""
+    from gateway.cli import identity as command
+    from gateway.cli.process import run
+
+    run(command.create_key, name, scope or [], days, json)
+
+
+@key_app.command("list")
+def key_list(json: Json = False) -> None:
+    """List API keys; the keys themselves are not stored."""
+    from gateway.cli import identity as command
+    from gateway.cli.process import run
+
+    run(command.list_keys, json)
+
+
+@key_app.command("revoke")
+def key_revoke(prefix: Annotated[str, typer.Argument(help="The key's prefix, e.g. ak_2f9c...")]) -> None:
+    """Make an API key useless, at once."""
+    from gateway.cli import identity as command
+    from gateway.cli.process import run
+
+    run(command.revoke_key, prefix)
+
+
+@task_app.command("list")
+def task_list(
+    text: Annotated[str | None, typer.Option(help="Words in title or description.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only this column.")] = None,
+    priority: Annotated[str | None, typer.Option(help="Only this priority.")] = None,
+    client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many.", min=1, max=100)] = 20,
+    json: Json = False,
+) -> None:
+    """List cards: open ones first, then by due date."""
+    from gateway.cli import board as command
+    from gateway.cli.process import run
+
+    given = {"text": text, "status": status, "priority": priority, "client": client, "limit": limit}
+    run(command.perform_on_board, "find_tasks", given, json)
+
+
+@task_app.command("add")
+def task_add(
+    title: Annotated[str, typer.Argument(help="What is to be done.")],
+    priority: Annotated[str, typer.Option(help="low, medium, high or urgent.")] = "medium",
+    due: Annotated[str | None, typer.Option(help="YYYY-MM-DD or an ISO date-time.")] = None,
+    client: Annotated[str | None, typer.Option(help="Name of the client.")] = None,
+    description: Annotated[str | None, typer.Option(help="Details.")] = None,
+    json: Json = False,
+) -> None:
+    """Put a card on the board."""
+    from gateway.cli import board as command
+    from gateway.cli.process import run
+
+    given = {"title": title, "priority": priority, "due": due, "client": client, "description": description}
+    run(command.perform_on_board, "create_task", given, json)
+
+
+@task_app.command("move")
+def task_move(
+    card: Annotated[int, typer.Argument(help="Id of the card.")],
+    status: Annotated[str, typer.Argument(help="backlog, todo, in_progress, review or done.")],
+    json: Json = False,
+) -> None:
+    """Move a card to another column."""
+    from gateway.cli import board as command
+    from gateway.cli.process import run
+
+    run(command.perform_on_board, "update_task", {"id": card, "status": status}, json)
+
+
+@task_app.command("show")
+def task_show(card: Annotated[int, typer.Argument(help="Id of the card.")], json: Json = False) -> None:
+    """Show one card."""
+    from gateway.cli import board as command
+    from gateway.cli.process import run
+
+    run(command.show, card, json)
+
+
+@webhook_app.command("add")
+def webhook_add(
+    name: Annotated[str, typer.Argument(help="What it is for.")],
+    reply_url: Annotated[str | None, typer.Option(help="Where replies are posted to.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="The bot's voice.")] = None,
+    draft: Annotated[bool, typer.Option("--draft", help="Write replies as drafts instead of sending them.")] = False,
+    json: Json = False,
+) -> None:
+    """Connect a chat that speaks Standard Webhooks; prints its URL and secrets, once."""
+    from gateway.cli import webhook as command
+    from gateway.cli.process import run
+
+    run(command.add, name, reply_url, prompt, draft, json)
+
+
+@webhook_app.command("list")
+def webhook_list(json: Json = False) -> None:
+    """List webhooks and how many messages each has taken."""
+    from gateway.cli import webhook as command
+    from gateway.cli.process import run
+
+    run(command.listing, json)
