@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import anyio
+import asyncpg
 from sqlalchemy import insert
 
 import migrations
@@ -71,9 +73,21 @@ async def fresh_address(server_dsn: str, template: str) -> AsyncGenerator[Addres
         try:
             yield address_of(server_dsn, name)
         finally:
-            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await _drop(connection, name)
     finally:
         await connection.close()
+
+
+async def _drop(connection: RawConnection, name: str) -> None:
+    """Drop a database; FORCE may not end an autovacuum worker, which leaves by itself soon."""
+    with anyio.fail_after(10):
+        while True:
+            try:
+                await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            except (asyncpg.InsufficientPrivilegeError, asyncpg.ObjectInUseError):
+                await anyio.sleep(0.1)
+            else:
+                return
 
 
 async def add_user(database: Database, username: str) -> int:

@@ -22,8 +22,8 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def _memory_or_disk() -> Path:
-    """Tests throw their databases away, so they need not wait for a disk where there is memory to spare."""
+def memory_or_disk() -> Path:
+    """Return where databases go: tests throw them away, so they need not wait for a disk when there is memory."""
     memory = Path("/dev/shm")  # noqa: S108 -- Linux's memory file system; a private directory is made in it
     if memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2 * 1024**3:
         return memory
@@ -41,7 +41,7 @@ def server_dsn() -> Generator[str]:
         yield other
         return
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)  # noqa: TID251 -- set by pytest-xdist
-    home = _memory_or_disk() / f"agency-tests-{run}"
+    home = memory_or_disk() / f"agency-tests-{run}"
     home.mkdir(mode=0o755, exist_ok=True)
     server = EmbeddedServer(home)
     server.start()

@@ -47,10 +47,13 @@ async def test_a_read_only_door_refuses_to_write(database: Database, alice: int)
 
 
 async def test_an_error_in_the_block_leaves_nothing_behind(database: Database, alice: int) -> None:
-    with pytest.raises(RuntimeError):
+    async def fail_halfway() -> None:
         async with database.begin(alice) as db:
             db.add(ClientProfile(user_id=alice, name="Acme Dental"))
             await db.flush()
-            raise RuntimeError
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_halfway()
     async with database.begin(alice) as db:
         assert (await db.scalars(select(ClientProfile))).all() == []
