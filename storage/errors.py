@@ -10,12 +10,14 @@ StorageError
 ├── FieldNotAllowedError       the field is not readable, writable, searchable or known
 ├── InvalidFilterError         the operator, the value or the cursor of a filter is wrong
 ├── InvalidValueError          the value cannot be stored as it is
+├── VerbNotAllowedError        the entity's rows are added or removed by an operation of their own
 ├── CryptoError                secrets at rest; its tree is in storage.crypto
 ├── CredentialError            passwords and keys; its tree is in storage.credentials
 └── EmbeddedServerError        the server that we run ourselves; its tree is in storage.embedded.errors
 """
 
 from collections.abc import Iterable
+from typing import Literal
 
 
 class StorageError(Exception):
@@ -109,3 +111,13 @@ class InvalidValueError(StorageError):
         super().__init__(f"{where}: {reason}")
         self.where = where
         self.reason = reason
+
+
+class VerbNotAllowedError(StorageError):
+    """The entity's rows are not added or removed this way; an operation of their own does it."""
+
+    def __init__(self, entity: str, verb: Literal["add", "remove"]) -> None:
+        done = {"add": "added", "remove": "removed"}[verb]
+        super().__init__(f"{entity} rows cannot be {done} generically; use the operation made for them")
+        self.entity = entity
+        self.verb = verb
