@@ -86,7 +86,7 @@ async def open_address(settings: StorageSettings, *, upgrade: bool = True) -> As
     await anyio.to_thread.run_sync(server.start)
     try:
         dsn = await anyio.to_thread.run_sync(server.ensure_database)
-        address = Address(dsn=dsn, direct_dsn=dsn, pooled=False, embedded=True)
+        address = Address(dsn=dsn, direct_dsn=dsn, pooled=False, home=server.home)
         if upgrade and not (await schema_state.state(address)).is_ready:
             from storage import migrate  # alembic takes most of a second to import, and most starts do not need it
 
@@ -97,8 +97,8 @@ async def open_address(settings: StorageSettings, *, upgrade: bool = True) -> As
             await anyio.to_thread.run_sync(server.stop)
 
 
-def load_keyring(settings: StorageSettings) -> Keyring:
-    """Return the keys that seal secrets: from the settings, or the embedded server's own key file.
+def load_keyring(settings: StorageSettings, address: Address) -> Keyring:
+    """Return the keys that seal secrets: from the settings, or from the key file beside the embedded server's data.
 
     Raises:
         DatabaseNotReadyError: a database of yours needs AGENCY_SECRET_KEYS.
@@ -106,12 +106,12 @@ def load_keyring(settings: StorageSettings) -> Keyring:
     """
     if settings.secret_keys is not None:
         return Keyring.parse(settings.secret_keys.get_secret_value())
-    if settings.database_url is not None:
+    if address.home is None:
         raise DatabaseNotReadyError(
             "it is not the embedded one and AGENCY_SECRET_KEYS is not set",
             "set it to a base64 32-byte key, e.g. from 'openssl rand -base64 32', and keep it safe",
         )
-    return Keyring.load_or_create(settings.data_dir / "secret.key")
+    return Keyring.load_or_create(address.home / "secret.key")
 
 
 @asynccontextmanager
@@ -220,8 +220,8 @@ async def open_local(
         StorageError, EmbeddedServerError, CryptoError: see `open_address` and `load_keyring`.
         NotAuthorisedError: see `find_user`.
     """
-    keyring = load_keyring(storage)
     async with open_address(storage) as address, nullcontext(model) if model else open_model(settings) as chosen:
+        keyring = load_keyring(storage, address)
         database = Database(address, pool_size=storage.pool_size)
         try:
             user_id = await find_user(database, settings, embedded=address.embedded, user=user)

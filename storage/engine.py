@@ -6,6 +6,7 @@ Nothing here knows tenants; `storage.tenancy` is the only way from an engine to 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -51,9 +52,15 @@ class Address:
     """Without a pooler in between: for LISTEN and migrations."""
     pooled: bool
     """True: a transaction pooler may stand in between, so no statement may outlive its transaction."""
-    embedded: bool = False
+    home: Path | None = None
+    """Where the embedded server keeps its files; None: it is somebody else's server."""
     connect_timeout_s: float = 10
     command_timeout_s: float = 60
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the server that we run ourselves."""
+        return self.home is not None
 
     @property
     def label(self) -> str:

@@ -29,7 +29,7 @@ class Finding:
 async def doctor(as_json: bool) -> None:
     """Look at everything and fail when something is wrong."""
     storage, settings = StorageSettings(), RuntimeSettings()
-    findings = [_python(), _config(), _model(settings), _keys(storage), *await _database(storage, settings)]
+    findings = [_python(), _config(), _model(settings), *await _database(storage, settings)]
     if as_json:
         print_json({"ok": all(found.is_ok for found in findings), "findings": [_shown(found) for found in findings]})
     else:
@@ -63,9 +63,9 @@ def _model(settings: RuntimeSettings) -> Finding:
     return Finding(name="model", is_ok=True, detail=detail)
 
 
-def _keys(storage: StorageSettings) -> Finding:
+def _keys(storage: StorageSettings, address: Address) -> Finding:
     try:
-        keyring = load_keyring(storage)
+        keyring = load_keyring(storage, address)
     except StorageError as error:
         return Finding(name="keys", is_ok=False, detail=str(error))
     return Finding(name="keys", is_ok=True, detail=f"{len(keyring.key_ids)} key(s) for secrets at rest")
@@ -74,7 +74,12 @@ def _keys(storage: StorageSettings) -> Finding:
 async def _database(storage: StorageSettings, settings: RuntimeSettings) -> list[Finding]:
     try:
         async with open_address(storage, upgrade=storage.database_url is None) as address:
-            return [await _server(address), await _schema(address), await _user(address, settings)]
+            return [
+                await _server(address),
+                await _schema(address),
+                _keys(storage, address),
+                await _user(address, settings),
+            ]
     except StorageError as error:
         return [Finding(name="database", is_ok=False, detail=str(error))]
 

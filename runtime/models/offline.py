@@ -33,6 +33,10 @@ class OfflineModel:
 
     async def reply(self, request: ModelRequest) -> ModelReplied:
         """Answer from the request alone; the same request always gets the same reply."""
+        return self.answer(request)
+
+    def answer(self, request: ModelRequest) -> ModelReplied:
+        """Return what `reply` does, for callers that are not async: nothing is waited for."""
         calls, text = _next(request)
         content: list[Json] = [{"type": "text", "text": text}] if text else []
         content += [

@@ -36,7 +36,7 @@ _STRESS = r"(?:(?:very|super|really|quite|extremely|absolutely|also|a bit|rather
 # "the Urgent Care page" and "a post about critical CSS" are titles: a priority stands alone between punctuation, after
 # "it is" or at an end; only adverbs may stand inside a sentence.
 _ALONE = re.compile(
-    r"(?:^|(?<=[,;:!(–-])|\b(?:(?:it|this|that)(?:'s|\sis)|and|as|but)(?=\s)|(?<=\bis)|(?<=\bbe)|(?<=\bone))\s*"
+    r"(?:^|(?<=[,;:!(–-])|\b(?:(?:it|this|that)(?:'?s|\sis)|and|as|but)(?=\s)|(?<=\bis)|(?<=\bbe)|(?<=\bone))\s*"
     rf"{_STRESS}(?:{_PRIORITY_WORDS})(?=\s*(?:$|[,;:!?.)–-])|\s+(?:please|pls|and|too|by)\b)",
     re.IGNORECASE,
 )
@@ -60,7 +60,7 @@ def extract_priority(text: str) -> tuple[str, str]:
     found: list[str] = []
     while match := _ALONE.search(text) or _ADVERB.search(text):
         said = re.sub(
-            r"^(?:(?:it|this|that)(?:'s|\sis)|and|but|with|as(?! soon))\s+", "", match[0].strip(), flags=re.IGNORECASE
+            r"^(?:(?:it|this|that)(?:'?s|\sis)|and|but|with|as(?! soon))\s+", "", match[0].strip(), flags=re.IGNORECASE
         )
         found.append(priority(said) or "")
         text = f"{text[: match.start()].rstrip()} {text[match.end() :].lstrip()}".strip()

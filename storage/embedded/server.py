@@ -59,6 +59,11 @@ class EmbeddedServer:
         self._client: int | None = None
         self._endpoint: Endpoint | None = None
 
+    @property
+    def home(self) -> Path:
+        """Where the cluster is, and what belongs beside it: the base directory, or root's substitute for it."""
+        return self._locate()[0]
+
     def start(self) -> str:
         """Attach to the server, starting or even creating it if need be, and return the superuser's DSN.
 

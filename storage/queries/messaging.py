@@ -112,7 +112,8 @@ async def open_conversation(
         )
         .on_conflict_do_update(
             index_elements=["userId", "webhookId", "participantId", "threadKey"],
-            index_where=BotConversation.status != "closed",
+            # Spelled out: as a parameter it would not match the partial index once Postgres plans generically.
+            index_where=text("status <> 'closed'"),
             set_={"lastActivityAt": func.now()},
         )
         .returning(BotConversation)
