@@ -63,7 +63,13 @@ class Executor:
 def handlers(local: Local, client: httpx2.AsyncClient) -> Mapping[str, jobs.Handler]:
     """Return what does each kind of job."""
     deliverer = Deliverer(database=local.database, keyring=local.keyring, client=client, clock=SystemClock())
-    return {conversations.TURN: TurnTaker(local), conversations.EXECUTE: Executor(local), DELIVER: deliverer}
+    taker = TurnTaker(local)
+    return {
+        conversations.TURN: taker,
+        conversations.NEXT_TURN: taker,
+        conversations.EXECUTE: Executor(local),
+        DELIVER: deliverer,
+    }
 
 
 async def work(local: Local, *, concurrency: int = 10, stop: anyio.Event) -> None:

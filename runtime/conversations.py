@@ -19,8 +19,12 @@ from storage.models.messaging import InboundMessage, UserWebhook
 from storage.queries import executions, messaging
 from storage.queries.messaging import NewInbound
 
-TURN, EXECUTE = "turn", "execute"
-"""Kinds of jobs: a message wants an answer; an execution wants a worker. Their ids are the rows'."""
+TURN, NEXT_TURN, EXECUTE = "turn", "next_turn", "execute"
+"""Kinds of jobs: a message wants an answer; so does one that arrived during a turn; an execution wants a worker.
+
+Their ids are the rows'. The second is a kind of its own because the engine skips a request with the key of a job that
+is just ending, and the message's own `turn` job may be.
+"""
 
 SHORTEST_DELAY_S, LONGEST_DELAY_S = 2, 300
 """Bounds of the debounce window, seconds."""
@@ -102,7 +106,7 @@ class TurnCloser:
             await messaging.settle_inbound(db, execution_id=claim.execution_id, error=error)
             await messaging.refresh_history(db, row.id)
             for message in (await messaging.unanswered(db, row.id))[:1]:
-                await self._jobs.enqueue(db, JobRequest(kind=TURN, user_id=claim.user_id, id=message.id))
+                await self._jobs.enqueue(db, JobRequest(kind=NEXT_TURN, user_id=claim.user_id, id=message.id))
         following = await executions.next_execution(db, claim.session_id)
         if following is not None:
             await self._jobs.enqueue(db, JobRequest(kind=EXECUTE, user_id=claim.user_id, id=following))

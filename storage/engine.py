@@ -120,4 +120,6 @@ def make_engine(address: Address, *, pool_size: int = 10) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=30,
+        # An error of SQLAlchemy would otherwise carry what people wrote into the logs.
+        hide_parameters=True,
     )

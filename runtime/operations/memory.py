@@ -7,6 +7,7 @@ from pydantic import Field
 from runtime.operation import Context, operation
 from runtime.ports import Json
 from storage.memory import MemoryItem, MemoryStore
+from storage.namespaces import USER, check_namespace, conversation_namespace
 
 Key = Annotated[str, Field(min_length=1, max_length=255, description="Name under which the value is kept.")]
 Namespace = Annotated[
@@ -17,7 +18,7 @@ Namespace = Annotated[
 
 def home_of(ctx: Context) -> str:
     """Return the namespace that a caller without a choice means."""
-    return f"conversation/{ctx.conversation.id}" if ctx.conversation else "user"
+    return conversation_namespace(ctx.conversation.id) if ctx.conversation else USER
 
 
 def memory_view(item: MemoryItem) -> Json:
@@ -39,7 +40,7 @@ def _readable(ctx: Context, namespace: str | None) -> list[str] | None:
 
 
 def _writable(ctx: Context, namespace: str | None) -> str:
-    return home_of(ctx) if ctx.conversation else (namespace or home_of(ctx))
+    return home_of(ctx) if ctx.conversation or not namespace else check_namespace(namespace)
 
 
 @operation(effect="db")

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import aliased
 
 from storage.errors import EntityNotFoundError
 from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
@@ -125,6 +126,10 @@ async def advance_phase(db: AsyncSession, execution_id: int) -> str | None:
     return name
 
 
+_LOST_AFTER = text("interval '5 seconds'")
+"""A wake-up that has not been heard for so long is taken for lost."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueExecution:
     """An execution that nobody works on although it could go on."""
@@ -134,13 +139,29 @@ class DueExecution:
 
 
 async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueExecution]:
-    """Return executions whose worker is gone (lapsed lease) or whose `runAfter` has come: what take-over picks up."""
-    lapsed = (AgentSession.lease_owner.is_not(None)) & (AgentSession.lease_until < func.now())
+    """Return executions that could go on and that nobody works on: what take-over picks up.
+
+    Their worker is gone (lapsed lease), their `runAfter` has come, or their wake-up was lost: the job engine skips a
+    request whose key belongs to a job that is just ending. One that waits for another of its session is not meant.
+    """
+    earlier = aliased(AgentExecution)
+    waits = (
+        select(earlier.id)
+        .where(
+            earlier.session_id == AgentExecution.session_id,
+            earlier.status.in_(ACTIVE),
+            earlier.id < AgentExecution.id,
+        )
+        .exists()
+    )
+    # Of sessions, this role sees only the leased ones.
     same = (AgentSession.id == AgentExecution.session_id) & (AgentSession.user_id == AgentExecution.user_id)
+    is_free = or_(AgentSession.id.is_(None), AgentSession.lease_until < func.now())
+    since = func.coalesce(AgentExecution.run_after, AgentExecution.created_at + _LOST_AFTER)
     statement = (
         select(AgentExecution.user_id, AgentExecution.id)
         .outerjoin(AgentSession, same)
-        .where(AgentExecution.status.in_(ACTIVE), or_(lapsed, AgentExecution.run_after <= func.now()))
+        .where(AgentExecution.status.in_(ACTIVE), is_free, since <= func.now(), ~waits)
         .order_by(AgentExecution.id)
         .limit(limit)
     )

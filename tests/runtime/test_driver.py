@@ -294,3 +294,33 @@ async def test_a_crash_of_ours_frees_the_session_and_counts(database: Database, 
     assert execution.attempt == 1
     assert execution.run_after is not None
     assert (await session_of(system, execution)).lease_owner is None
+
+
+async def test_take_over_finds_what_nobody_works_on_and_nothing_else(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel())
+    lapsed, lost, waiting, fresh, leased = [await queued(system) for _ in range(5)]
+    for execution_id in (lapsed, leased):
+        assert await system.journal.claim(alice, execution_id) is not None
+    async with database.begin(alice) as db:
+        session_ids = {
+            execution_id: (await executions.execution(db, execution_id)).session_id
+            for execution_id in (lapsed, lost, waiting, fresh, leased)
+        }
+        behind_another = await executions.queue_execution(
+            db, user_id=alice, session_id=session_ids[lost], agent_name=ASSISTANT.name, task="then this"
+        )
+        await db.execute(
+            update(AgentSession)
+            .where(AgentSession.id == session_ids[lapsed])
+            .values({AgentSession.lease_until: text("now() - interval '1 second'")})
+        )
+        old = update(AgentExecution).where(AgentExecution.id != fresh)
+        await db.execute(old.values({AgentExecution.created_at: text("now() - interval '1 hour'")}))
+        later = update(AgentExecution).where(AgentExecution.id == waiting)
+        await db.execute(later.values({AgentExecution.run_after: text("now() + interval '1 hour'")}))
+
+    async with database.begin_dispatch() as db:
+        due = {found.execution_id for found in await executions.due_executions(db)}
+
+    assert due == {lapsed, lost}
+    assert behind_another not in due
