@@ -43,7 +43,7 @@ docs: setup
 	$(BIN)/python scripts/render_docs.py
 
 bench-%: setup
-	$(BIN)/python -m benchmarks.$(subst .,/,$*)
+	$(BIN)/python -m benchmarks.$(subst -,.,$*) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

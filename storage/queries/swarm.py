@@ -582,30 +582,37 @@ async def _cancel_open(db: AsyncSession, swarm_id: str) -> None:
 async def _close_history(db: AsyncSession, swarm_id: str) -> None:
     """Compute the counts from the rows that they count, so that they cannot disagree."""
     tasks = select(func.count()).select_from(SwarmTask).where(SwarmTask.swarm_id == swarm_id)
-    attempts = TaskAssignment.task_id.in_(select(SwarmTask.id).where(SwarmTask.swarm_id == swarm_id))
-    handled = (
-        select(func.count())
-        .select_from(TaskAssignment)
-        .where(attempts, TaskAssignment.status.in_(("completed", "failed")))
-    )
+    handled = TaskAssignment.status.in_(("completed", "failed"))
     took = func.extract("epoch", TaskAssignment.completed_at - TaskAssignment.started_at)
-    duration = select(func.round(func.avg(took), 2)).where(attempts, TaskAssignment.status == "completed")
     tokens_in, tokens_out, cost = (
         func.coalesce(func.sum(spent), 0)
         for spent in (AgentExecution.tokens_in, AgentExecution.tokens_out, AgentExecution.cost_micros)
     )
     # One unknown price makes the sum unknown.
-    known_cost = case((func.count() == func.count(AgentExecution.cost_micros), cost))
-    spent = select(
-        func.jsonb_build_object("tokensIn", tokens_in, "tokensOut", tokens_out, "costMicros", known_cost)
-    ).where(AgentExecution.id.in_(select(TaskAssignment.execution_id).where(attempts)))
+    known_cost = case((func.count(AgentExecution.id) == func.count(AgentExecution.cost_micros), cost))
+    # One pass of joins: subqueries per figure get nested loops, cubic in the number of attempts, because Postgres
+    # expects few rows behind a row-level security policy.
+    attempts = (
+        select(
+            func.count().filter(handled).label("handled"),
+            func.round(func.avg(took).filter(TaskAssignment.status == "completed"), 2).label("duration"),
+            func.jsonb_build_object("tokensIn", tokens_in, "tokensOut", tokens_out, "costMicros", known_cost).label(
+                "spent"
+            ),
+        )
+        .select_from(SwarmTask)
+        .join(TaskAssignment, TaskAssignment.task_id == SwarmTask.id)
+        .outerjoin(AgentExecution, AgentExecution.id == TaskAssignment.execution_id)
+        .where(SwarmTask.swarm_id == swarm_id)
+    )
+    figures = (await db.execute(attempts)).one()
     closed: dict[Any, Any] = {
         SwarmHistory.ended_at: func.clock_timestamp(),
         SwarmHistory.tasks_completed: tasks.where(SwarmTask.status == "completed").scalar_subquery(),
         SwarmHistory.tasks_failed: tasks.where(SwarmTask.status == "failed").scalar_subquery(),
-        SwarmHistory.total_messages: handled.scalar_subquery(),
-        SwarmHistory.avg_task_duration: duration.scalar_subquery(),
-        SwarmHistory.session_data: spent.scalar_subquery(),
+        SwarmHistory.total_messages: figures.handled,
+        SwarmHistory.avg_task_duration: figures.duration,
+        SwarmHistory.session_data: figures.spent,
     }
     statement = update(SwarmHistory).where(SwarmHistory.swarm_id == swarm_id, SwarmHistory.ended_at.is_(None))
     await _change(db, statement.values(closed), 1)
