@@ -157,7 +157,8 @@ _QUERIES: Mapping[str, str] = MappingProxyType(
         "triggers": _TRIGGERS_SQL,
         "sequences": _SEQUENCES_SQL,
         "types": _TYPES_SQL,
-        "extensions": "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql'",
+        # The embedded server gives every database pgvector, which only a superuser may; nothing of ours declares it.
+        "extensions": "SELECT extname FROM pg_extension WHERE extname NOT IN ('plpgsql', 'vector')",
         "grants": _GRANTS_SQL,
     }
 )

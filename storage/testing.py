@@ -9,11 +9,12 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import anyio
 import asyncpg
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 import migrations
 from storage import migrate
@@ -76,6 +77,26 @@ async def fresh_address(server_dsn: str, template: str) -> AsyncGenerator[Addres
             await _drop(connection, name)
     finally:
         await connection.close()
+
+
+def watch_for_leaks(database: Database) -> list[str]:
+    """Look at every connection that goes back to the pool; return a list that fills with what it should not carry.
+
+    A tenant or a role that outlives its transaction would be the next caller's, and the pool resets neither.
+    """
+    leaks: list[str] = []
+
+    def look(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SELECT current_setting('app.user_id', true), current_user = session_user")
+        ((user_id, is_own_role),) = cursor.fetchall()
+        cursor.close()
+        connection.rollback()
+        if user_id or not is_own_role:
+            leaks.append(f"tenant {user_id!r}" if user_id else "a role")
+
+    event.listen(database.engine.sync_engine, "checkin", look)
+    return leaks
 
 
 async def _drop(connection: RawConnection, name: str) -> None:

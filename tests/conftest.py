@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from storage.embedded import EmbeddedServer
-from storage.engine import Address
+from storage.engine import Address, connect
 from storage.tenancy import Database
-from storage.testing import add_user, ensure_template, fresh_address
+from storage.testing import add_user, address_of, ensure_template, fresh_address, watch_for_leaks
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +30,17 @@ def memory_or_disk() -> Path:
     return Path(tempfile.gettempdir())
 
 
+async def _hasten(admin_dsn: str) -> None:
+    """Let the server forget what only a power cut or a long life would need; what commits is still what commits."""
+    connection = await connect(address_of(admin_dsn, "postgres"))
+    try:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit", "autovacuum"):
+            await connection.execute(f"ALTER SYSTEM SET {setting} = off")
+        await connection.execute("SELECT pg_reload_conf()")
+    finally:
+        await connection.close()
+
+
 @pytest.fixture(scope="session")
 def server_dsn() -> Generator[str]:
     """A login that may create databases, on one embedded server that all workers of this test run share.
@@ -44,7 +55,7 @@ def server_dsn() -> Generator[str]:
     home = memory_or_disk() / f"agency-tests-{run}"
     home.mkdir(mode=0o755, exist_ok=True)
     server = EmbeddedServer(home)
-    server.start()
+    anyio.run(_hasten, server.start())
     try:
         yield server.ensure_database()
     finally:
@@ -69,8 +80,10 @@ async def address(server_dsn: str, template: str) -> AsyncGenerator[Address]:
 async def database(address: Address) -> AsyncGenerator[Database]:
     """The doors of this test's own database."""
     opened = Database(address, pool_size=3)
+    leaks = watch_for_leaks(opened)
     yield opened
     await opened.close()
+    assert not leaks, "something of a transaction went back to the pool"
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
+from storage.engine import Address
 from storage.models.crm import ClientProfile
 from storage.tenancy import Database
+from storage.testing import watch_for_leaks
 
 
 async def test_a_tenant_cannot_read_the_row_of_another(database: Database, alice: int, bob: int) -> None:
@@ -31,6 +33,23 @@ async def test_the_tenant_and_the_role_end_with_the_transaction(database: Databa
     assert tuple(inside) == ("agency_runtime", str(alice))
     assert after[0] != "agency_runtime"
     assert not after[1]
+
+
+@pytest.mark.parametrize(
+    "leak",
+    ["SELECT set_config('app.user_id', '7', false)", "SET SESSION AUTHORIZATION DEFAULT; SET ROLE agency_runtime"],
+)
+async def test_the_watch_over_the_pool_sees_a_setting_that_outlives_its_transaction(
+    address: Address, leak: str
+) -> None:
+    careless = Database(address, pool_size=1)
+    leaks = watch_for_leaks(careless)
+    async with careless.engine.connect() as connection:
+        for statement in leak.split("; "):
+            await connection.execute(text(statement))
+        await connection.commit()
+    await careless.close()
+    assert len(leaks) == 1
 
 
 async def test_a_savepoint_stays_inside_its_tenant(database: Database, alice: int) -> None:
