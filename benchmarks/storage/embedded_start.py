@@ -1,11 +1,10 @@
-"""How long the embedded server takes to appear: `python benchmarks/storage/embedded_start.py [RUNS]`.
+"""How long the embedded server takes to appear: `make bench-storage-embedded_start [ARGS=RUNS]`.
 
-Prints one line of JSON, medians in milliseconds as seen by a caller whose imports are done: `cold` without a cluster,
+Medians in milliseconds as seen by a caller whose imports are done: `cold` without a cluster,
 `warm` with a stopped one, `attach` to a running one, `database` for the role and database of a new cluster,
 `database_again` when they exist, and `stop` by the last client.
 """
 
-import json
 import shutil
 import statistics
 import sys
@@ -15,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.harness import Target, record
 from storage.embedded import EmbeddedServer
 
 
@@ -46,7 +46,15 @@ def main(runs: int) -> None:
             EmbeddedServer(base).release()
             shutil.rmtree(base)
     medians = {f"{phase}_ms": round(statistics.median(values), 1) for phase, values in times_ms.items()}
-    print(json.dumps({"benchmark": "embedded_start", "postgres": version, "runs": runs, **medians}))
+    record(
+        "storage-embedded_start",
+        {"postgres": version, "runs": runs, **medians},
+        headline=", ".join(f"{name} {value}" for name, value in medians.items()),
+        targets=(
+            Target(name="warm start, ms", value=medians["warm_ms"], at_most=50),
+            Target(name="attach, ms", value=medians["attach_ms"], at_most=10),
+        ),
+    )
 
 
 if __name__ == "__main__":

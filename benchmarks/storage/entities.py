@@ -1,31 +1,23 @@
-"""What the entity layer costs: `python benchmarks/storage/entities.py [--dsn DSN] [--rounds N] [--rows N]`.
+"""What the entity layer costs: `make bench-storage-entities [ARGS="--dsn DSN --rounds N --rows N"]`.
 
 Per call in an open transaction, on the same connection and rows, taking turns: bare asyncpg (records), bare SQLAlchemy
 Core (the statement is built per call, as one writes it; rows become dicts), and the entity store. Prints medians and
-ratios, then one line of JSON. `--dsn` names a login that may create databases and roles; without it the embedded server
-is started in a temporary directory.
+ratios. `--dsn` names a login that may create databases and roles; without it an embedded server is started.
 """
 
 import argparse
 import json
-import platform
-import shutil
 import statistics
-import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 from sqlalchemy import Text, cast, column, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from storage.embedded import EmbeddedServer
+from benchmarks.harness import Target, record, server_dsn
 from storage.engine import RawConnection
 from storage.entities import EntityStore
 from storage.filters import Filter, Query
@@ -173,45 +165,24 @@ async def run(dsn: str, rounds: int, rows: int) -> dict[str, Any]:
     return {"postgres": postgres, "median_us": medians, "entities_to": ratios}
 
 
-@contextmanager
-def server_dsn(given: str | None) -> Generator[str]:
-    """Yield the DSN given, or that of an embedded server which is gone afterwards."""
-    if given is not None:
-        yield given
-        return
-    base = Path(tempfile.mkdtemp(prefix="agency-"))
-    base.chmod(0o755)  # root's server runs as another user
-    server = EmbeddedServer(base)
-    try:
-        server.start()
-        yield server.ensure_database()
-    finally:
-        server.stop()
-        shutil.rmtree(base)
-
-
 def main() -> None:
-    """Print a table and one line of JSON."""
+    """Print a table, record the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dsn", help="a login that may create databases and roles")
+    parser.add_argument("--dsn", help="a login that may create databases and roles; default: an embedded server")
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--rows", type=int, default=500)
     options = parser.parse_args()
     with server_dsn(options.dsn) as dsn:
         found = anyio.run(run, dsn, options.rounds, options.rows)
     for verb, figures in found["median_us"].items():
-        times = "  ".join(f"{rival} {figures[rival]:7.1f} µs" for rival in RIVALS)
-        ratios = found["entities_to"][verb]
-        print(f"{verb:6}  {times}   entities: {ratios['sqlalchemy']}x sqlalchemy, {ratios['asyncpg']}x asyncpg")
-    arguments = [f"--rounds={options.rounds}", f"--rows={options.rows}", *(["--dsn=..."] if options.dsn else [])]
-    about = {
-        "benchmark": "entities",
-        "command": " ".join(["python", sys.argv[0], *arguments]),
-        "python": platform.python_version(),
-        "sqlalchemy": version("sqlalchemy"),
-        "asyncpg": version("asyncpg"),
-    }
-    print(json.dumps(about | found))
+        print(f"{verb:6}  {'  '.join(f'{rival} {figures[rival]:7.1f} µs' for rival in RIVALS)}")
+    ratios = {verb: figures["sqlalchemy"] for verb, figures in found["entities_to"].items()}
+    record(
+        "storage-entities",
+        {"rounds": options.rounds, "rows": options.rows, **found},
+        headline=", ".join(f"{verb} {ratio}x bare SQLAlchemy" for verb, ratio in ratios.items()),
+        targets=tuple(Target(name=f"{verb} to SQLAlchemy", value=ratio, at_most=1.3) for verb, ratio in ratios.items()),
+    )
 
 
 if __name__ == "__main__":

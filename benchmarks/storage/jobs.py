@@ -1,4 +1,4 @@
-"""What the jobs port costs: `python benchmarks/storage/jobs.py --dsn DSN [--jobs N] [--concurrency N]`.
+"""What the jobs port costs: `make bench-storage-jobs [ARGS="--jobs N"]`.
 
 Enqueue: transactions per second that write a row and its job, by 8 callers at once. Dispatch: milliseconds per job of
 our worker and of bare pgqueuer, with the same connection, batch, concurrency and an empty handler, in turns. Prints one
@@ -18,6 +18,7 @@ from pgqueuer.models import Job as EngineJob
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
+from benchmarks.harness import Target, record, server_dsn
 from storage.job_engine import PgQueuerJobs
 from storage.jobs import Done, Job, JobRequest, Outcome, WorkerOptions
 from storage.models.crm import AgencyTask
@@ -137,14 +138,25 @@ async def run(dsn: str, count: int, concurrency: int, rounds: int) -> dict[str, 
 
 
 def main() -> None:
-    """Print one line of JSON."""
+    """Record the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dsn", required=True, help="a login that may create databases and roles")
+    parser.add_argument("--dsn", help="a login that may create databases and roles; default: an embedded server")
     parser.add_argument("--jobs", type=int, default=4000)
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    print(json.dumps(anyio.run(run, options.dsn, options.jobs, options.concurrency, options.rounds)))
+    with server_dsn(options.dsn) as dsn:
+        found = anyio.run(run, dsn, options.jobs, options.concurrency, options.rounds)
+    rate, ratio = found["enqueue_with_cause_per_s"], found["ratio"]
+    record(
+        "storage-jobs",
+        {"jobs": options.jobs, "concurrency": options.concurrency, "rounds": options.rounds, **found},
+        headline=f"dispatch {ratio}x bare pgqueuer, {rate} enqueues with their cause per second",
+        targets=(
+            Target(name="dispatch to bare pgqueuer", value=ratio, at_most=1.3),
+            Target(name="enqueues with cause per second", value=rate, at_least=500),
+        ),
+    )
 
 
 if __name__ == "__main__":

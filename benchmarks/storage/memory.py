@@ -1,4 +1,4 @@
-"""Does memory stay fast as it fills? `python benchmarks/storage/memory.py --dsn DSN [--rows N ...] [--rounds N]`.
+"""Does memory stay fast as it fills? `make bench-storage-memory [ARGS="--rows N ..."]`.
 
 One database per size, all of its rows one tenant's; the sizes take turns, so that whatever else the machine does hits
 them alike. Each call is a transaction of its own: `statement` is the call inside it, `transaction` all of it with
@@ -7,7 +7,6 @@ flatness = the largest size's median over the smallest's. `--dsn` names a login 
 """
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import anyio
 from sqlalchemy import text
 
+from benchmarks.harness import Target, record, server_dsn
 from storage.engine import connect
 from storage.memory import MemoryStore
 from storage.tenancy import Database
@@ -124,13 +124,25 @@ async def run(dsn: str, sizes: list[int], rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print one line of JSON."""
+    """Record the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dsn", required=True, help="a login that may create databases and roles")
+    parser.add_argument("--dsn", help="a login that may create databases and roles; default: an embedded server")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=500)
     options = parser.parse_args()
-    print(json.dumps(anyio.run(run, options.dsn, sorted(options.rows), options.rounds)))
+    sizes = sorted(options.rows)
+    with server_dsn(options.dsn) as dsn:
+        found = anyio.run(run, dsn, sizes, options.rounds)
+    flat = {name: spans["statement"] for name, spans in found["flatness"].items()}
+    record(
+        "storage-memory",
+        found,
+        headline=f"{sizes[-1]:,} rows to {sizes[0]:,}: "
+        + ", ".join(f"{name} {value}x" for name, value in flat.items()),
+        targets=tuple(
+            Target(name=f"{name}, largest to smallest", value=value, at_most=1.5) for name, value in flat.items()
+        ),
+    )
 
 
 if __name__ == "__main__":
