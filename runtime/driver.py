@@ -56,6 +56,8 @@ ELSEWHERE_S = 30.0
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 2.0, 300.0
 
+CANCELLED = ExecutionEnded(status="cancelled", text="cancelled on request")
+
 Closing = Callable[[AsyncSession, Claim, ExecutionEnded], Awaitable[None]]
 """What else belongs into the transaction that ends an execution."""
 
@@ -149,6 +151,8 @@ class Driver:
         if claim.attempt > MAX_DEATHS:
             reason = f"parked: {claim.attempt - 1} workers failed over it; look at its last step, then run it again"
             return await self._fail(claim, run.events, reason)
+        if claim.cancel_requested:
+            return await self._end(claim, run.events, CANCELLED)
         outcome = None
         while outcome is None:
             outcome = await self._step(run)
@@ -224,9 +228,7 @@ class Driver:
         cancelled = await self._journal.record_reply(run.claim, reply, cost=cost, task=run.claim.task)
         _note(run, reply)
         if cancelled:
-            return await self._end(
-                run.claim, run.events, ExecutionEnded(status="cancelled", text="cancelled on request")
-            )
+            return await self._end(run.claim, run.events, CANCELLED)
         return None
 
     async def _valid_reply(self, request: ModelRequest) -> ModelReplied:

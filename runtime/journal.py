@@ -59,6 +59,8 @@ class Claim:
     max_iterations: int
     now: datetime
     """The database's clock at the claim."""
+    cancel_requested: bool
+    """Somebody wants it stopped; nothing more is to be asked of a model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,7 @@ class PostgresJournal:
                     AgentExecution.task_description,
                     AgentExecution.attempt,
                     func.now(),
+                    AgentExecution.cancel_requested_at.is_not(None),
                 )
                 .execution_options(synchronize_session=False)
             )
@@ -148,6 +151,7 @@ class PostgresJournal:
             attempt=row[3],
             max_iterations=session[2],
             now=row[4],
+            cancel_requested=row[5],
         )
 
     async def read(self, claim: Claim) -> list[Recorded]:

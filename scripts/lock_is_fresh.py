@@ -29,7 +29,18 @@ def fingerprint() -> str:
 
 def write(*, upgrade: bool) -> None:
     """Compile the lock; existing pins stay unless `upgrade`."""
-    command = ["uv", "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal", "--generate-hashes"]
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--extra",
+        "dev",
+        "--universal",
+        "--generate-hashes",
+    ]
     command += ["--no-emit-index-url", "--no-emit-find-links", "--quiet", "-o", LOCK.name]
     command += ["--custom-compile-command", f"{HEADER}{fingerprint()})"]
     subprocess.run([*command, *(["--upgrade"] if upgrade else [])], check=True, cwd=ROOT)  # noqa: S603 -- fixed words

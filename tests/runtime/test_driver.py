@@ -8,7 +8,7 @@ from sqlalchemy import select, text, update
 from runtime.agents import ASSISTANT
 from runtime.driver import Ended, Later, NotOurs
 from runtime.errors import LeaseLostError, ModelReplyInvalidError, ModelUnavailableError
-from runtime.events import ExecutionEnded, ToolCall, ToolReturned, UserSpoke
+from runtime.events import ExecutionEnded, ModelReplied, ToolCall, ToolReturned, UserSpoke
 from runtime.local import Local
 from runtime.ports import ModelRequest
 from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
@@ -255,11 +255,36 @@ async def test_the_second_execution_of_a_session_waits_for_the_first(database: D
     assert isinstance(await system.driver.run(alice, second), Ended)
 
 
-async def test_a_cancelled_execution_stops_at_its_next_commit(database: Database, alice: int) -> None:
-    system = system_on(database, alice, ScriptedModel(call_reply(CREATE)))
+class CancelledMeanwhile(ScriptedModel):
+    """A model during whose only call somebody cancels everything."""
+
+    def __init__(self, database: Database, user_id: int) -> None:
+        super().__init__(call_reply(CREATE))
+        self._database, self._user_id = database, user_id
+
+    async def reply(self, request: ModelRequest) -> ModelReplied:
+        async with self._database.begin(self._user_id) as db:
+            for execution_id in await db.scalars(select(AgentExecution.id)):
+                await executions.request_cancel(db, execution_id)
+        return await super().reply(request)
+
+
+async def test_what_was_cancelled_before_it_began_asks_no_model(database: Database, alice: int) -> None:
+    system = system_on(database, alice, ScriptedModel())
     execution_id = await queued(system)
     async with database.begin(alice) as db:
         await executions.request_cancel(db, execution_id)
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    assert outcome.event.status == "cancelled"
+    assert (await row_of(system, execution_id)).iterations == 0
+
+
+async def test_a_cancelled_execution_stops_at_its_next_commit(database: Database, alice: int) -> None:
+    system = system_on(database, alice, CancelledMeanwhile(database, alice))
+    execution_id = await queued(system)
 
     outcome = await system.driver.run(alice, execution_id)
 
