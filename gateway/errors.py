@@ -3,14 +3,25 @@
 GatewayError
 ├── PortTakenError       something else listens there
 ├── MessageFileError     the file of messages cannot be read
+├── ArgumentError        an argument of a command does not mean anything
+├── SettingError         a setting, or the file of settings, cannot be read
 ├── DemoFailedError      a step of the demo was not found in Postgres
 └── CheckFailedError     a check said no
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
 from runtime.errors import ModelUnavailableError, NotAuthorisedError, ToolArgumentsError
+from storage.backup_errors import (
+    BackupExistsError,
+    BackupUnreadableError,
+    DatabaseNotEmptyError,
+    DumpProgramsNotFoundError,
+)
+from storage.credentials import ApiKeyFormatError, PasswordRefusedError
+from storage.crypto import KeyringError
 from storage.embedded import EmbeddedServerError
 from storage.errors import (
     DatabaseNotReadyError,
@@ -48,6 +59,25 @@ class MessageFileError(GatewayError):
         self.reason = reason
 
 
+class ArgumentError(GatewayError):
+    """An argument of a command does not mean anything."""
+
+    def __init__(self, name: str, value: str, legal: str) -> None:
+        super().__init__(f"{name} {value!r} is not understood; give {legal}")
+        self.name = name
+        self.value = value
+        self.legal = legal
+
+
+class SettingError(GatewayError):
+    """A setting, or the file of settings, cannot be read. Values are not quoted: they may be secrets."""
+
+    def __init__(self, problems: Sequence[str], path: Path) -> None:
+        super().__init__(f"{'; '.join(problems)}; settings come from the environment and from {str(path)!r}")
+        self.problems = tuple(problems)
+        self.path = path
+
+
 class DemoFailedError(GatewayError):
     """A step of the demo was not found in Postgres."""
 
@@ -73,19 +103,30 @@ _CODES: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
     (
         (
             MessageFileError,
+            ArgumentError,
+            SettingError,
+            KeyringError,
+            PasswordRefusedError,
             ToolArgumentsError,
             InvalidValueError,
             InvalidFilterError,
             FieldNotAllowedError,
             UnknownEntityError,
+            BackupUnreadableError,
         ),
         ExitCode.USAGE,
     ),
     ((EntityNotFoundError,), ExitCode.NOT_FOUND),
-    ((NotAuthorisedError,), ExitCode.NOT_AUTHORISED),
-    ((EntityConflictError, PortTakenError), ExitCode.CONFLICT),
+    ((NotAuthorisedError, ApiKeyFormatError), ExitCode.NOT_AUTHORISED),
+    ((EntityConflictError, PortTakenError, BackupExistsError, DatabaseNotEmptyError), ExitCode.CONFLICT),
     (
-        (DatabaseUnavailableError, DatabaseNotReadyError, EmbeddedServerError, ModelUnavailableError),
+        (
+            DatabaseUnavailableError,
+            DatabaseNotReadyError,
+            EmbeddedServerError,
+            ModelUnavailableError,
+            DumpProgramsNotFoundError,
+        ),
         ExitCode.UNAVAILABLE,
     ),
 )

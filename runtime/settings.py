@@ -1,6 +1,8 @@
 """Settings of the runtime: which model, on whose behalf, in which time zone."""
 
-from pydantic import AliasChoices, Field, SecretStr
+from zoneinfo import available_timezones
+
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 
 from storage.settings import LayeredSettings
 
@@ -24,6 +26,15 @@ class RuntimeSettings(LayeredSettings):
     max_tokens: int = Field(default=8192, ge=1)
     timezone: str = "UTC"
     """IANA zone of users who have not said theirs."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in available_timezones():
+            message = f"no time zone {name!r}; give an IANA name such as Europe/Berlin"
+            raise ValueError(message)
+        return name
+
     user: str | None = None
     """Username to act as on a database that is not the embedded one."""
     api_key: SecretStr | None = None

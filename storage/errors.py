@@ -13,6 +13,7 @@ StorageError
 ├── VerbNotAllowedError        the entity's rows are added or removed by an operation of their own
 ├── CryptoError                secrets at rest; its tree is in storage.crypto
 ├── CredentialError            passwords and keys; its tree is in storage.credentials
+├── BackupError                saving and restoring; its tree is in storage.backup_errors
 └── EmbeddedServerError        the server that we run ourselves; its tree is in storage.embedded.errors
 """
 

@@ -15,6 +15,8 @@ from storage.engine import Address, connect
 from storage.tenancy import Database
 from storage.testing import add_user, address_of, ensure_template, fresh_address, watch_for_leaks
 
+pytest_plugins = ["tests.user"]
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

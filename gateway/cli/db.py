@@ -29,8 +29,15 @@ async def up() -> None:
 
 async def down() -> None:
     """Take back `up`; the server stops when nobody else uses it."""
-    stopped = await anyio.to_thread.run_sync(_embedded(StorageSettings()).release)
-    progress.print("stopped" if stopped else "released; it stops when the last process lets go of it")
+    server = _embedded(StorageSettings())
+    was = await anyio.to_thread.run_sync(server.status)
+    stopped = await anyio.to_thread.run_sync(server.release)
+    if not was.running:
+        progress.print("the embedded server was not running")
+    elif stopped:
+        progress.print("the embedded server is stopped")
+    else:
+        progress.print("released; the embedded server stops when the last process lets go of it")
 
 
 async def status(as_json: bool) -> None:

@@ -1,26 +1,36 @@
 """`agency user ...` and `agency key ...`: who may come in."""
 
+import re
 from datetime import timedelta
 
-from gateway.cli.output import print_record, print_rows
+from gateway.cli.output import print_record, print_rows, progress
+from gateway.errors import ArgumentError
 from runtime.clock import SystemClock
 from runtime.local import open_address, open_local
 from runtime.settings import RuntimeSettings
 from storage.credentials import UNUSABLE_PASSWORD, hash_password, new_api_key
 from storage.errors import EntityNotFoundError
+from storage.models.identity import User
 from storage.queries import identity
+from storage.registry import spec_of
 from storage.settings import StorageSettings
 from storage.tenancy import Database
+from storage.violations import translated
 
 
 async def add_user(username: str, email: str, password: str | None, as_json: bool) -> None:
     """Insert a user and print its id."""
+    if not re.fullmatch(r"[^@\s]+@[^@\s]+", email):
+        raise ArgumentError("--email", email, "an address such as anna@example.com")
     password_hash = UNUSABLE_PASSWORD if password is None else await hash_password(password)
     async with open_address(StorageSettings()) as address:
         database = Database(address, pool_size=1)
         try:
             async with database.begin_admin() as db:
-                user_id = await identity.create_user(db, username=username, email=email, password_hash=password_hash)
+                with translated(spec_of(User)):
+                    user_id = await identity.create_user(
+                        db, username=username, email=email, password_hash=password_hash
+                    )
         finally:
             await database.close()
     print_record({"id": user_id, "username": username.lower(), "email": email.lower()}, as_json=as_json)
@@ -60,13 +70,13 @@ async def list_keys(as_json: bool) -> None:
                 "keyPrefix": row.key_prefix,
                 "permissions": row.permissions,
                 "isActive": row.is_active,
-                "lastUsedAt": None if row.last_used_at is None else row.last_used_at.isoformat(),
-                "expiresAt": None if row.expires_at is None else row.expires_at.isoformat(),
-                "revokedAt": None if row.revoked_at is None else row.revoked_at.isoformat(),
+                "lastUsedAt": None if row.last_used_at is None else row.last_used_at.isoformat(timespec="seconds"),
+                "expiresAt": None if row.expires_at is None else row.expires_at.isoformat(timespec="seconds"),
+                "revokedAt": None if row.revoked_at is None else row.revoked_at.isoformat(timespec="seconds"),
             }
             for row in await identity.keys(db)
         ]
-    columns = ("id", "name", "keyPrefix", "permissions", "isActive", "lastUsedAt", "expiresAt", "revokedAt")
+    columns = ("id", "name", "keyPrefix", "permissions", "lastUsedAt", "expiresAt", "revokedAt")
     print_rows(rows, columns, as_json=as_json)
 
 
@@ -78,3 +88,4 @@ async def revoke_key(prefix: str) -> None:
     ):
         if not await identity.revoke_key(db, prefix):
             raise EntityNotFoundError("apiKeys", prefix)
+    progress.print(f"{prefix} is revoked", markup=False)

@@ -7,11 +7,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from runtime.ports import Json
 
 progress = Console(stderr=True, highlight=False)
 """Where a person watches; never where data goes."""
+
+_UNBOUNDED = 100_000
+"""Columns; rich has no word for "as wide as it takes"."""
 
 
 def print_json(value: Any) -> None:
@@ -24,10 +28,15 @@ def print_rows(rows: Sequence[Json], columns: Sequence[str], *, as_json: bool) -
     if as_json:
         print_json({"items": list(rows), "returned": len(rows)})
         return
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
-    Console(highlight=False).print(table)
+        # Text, because square brackets in a title are no markup.
+        table.add_row(*(Text("" if row.get(column) is None else str(row[column])) for column in columns))
+    # A program that reads the table gets each row on one line, however long; a terminal folds what does not fit.
+    width = None if sys.stdout.isatty() else _UNBOUNDED
+    Console(highlight=False, width=width).print(table)
 
 
 def print_record(record: Json, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 Importing the database layer or a model's client costs up to seconds, and `agency --help` should not.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,6 @@ import typer
 
 app = typer.Typer(
     name="agency",
-    help="Conversational agents with an MCP server, on Postgres.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -25,6 +25,21 @@ for name, group in (("db", db_app), ("key", key_app), ("user", user_app), ("task
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"agency {version('agency-runtime')}")
+        raise typer.Exit
+
+
+@app.callback()
+def agency(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Conversational agents with an MCP server, on Postgres."""
 
 
 @app.command()
@@ -145,6 +160,32 @@ def db_url() -> None:
     run(command.url)
 
 
+@db_app.command("backup")
+def db_backup(
+    file: Annotated[Path, typer.Argument(help="Where to; FILE.json beside it says what is in it.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the whole database to a file, with every row counted; the keys of its secrets are not in it."""
+    from gateway.cli import backup as command
+    from gateway.cli.process import run
+
+    run(command.backup, file, force, json)
+
+
+@db_app.command("restore")
+def db_restore(
+    file: Annotated[Path, typer.Argument(help="A file from `agency db backup`, with its FILE.json.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace everything in the schema public.")] = False,
+    json: Json = False,
+) -> None:
+    """Bring a backup into the database, whole or not at all; stop gateways and workers first."""
+    from gateway.cli import backup as command
+    from gateway.cli.process import run
+
+    run(command.restore, file, force, json)
+
+
 @user_app.command("add")
 def user_add(
     username: Annotated[str, typer.Argument(help="Name to act under; stored in lower case.")],
@@ -166,7 +207,7 @@ def user_add(
 def key_create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     scope: Annotated[list[str] | None, typer.Option(help="A permission; repeat for several.")] = None,
-    days: Annotated[int | None, typer.Option(help="Days until it expires; default: never.", min=1)] = None,
+    days: Annotated[int | None, typer.Option(help="Days until it expires; default: never.", min=1, max=36500)] = None,
     json: Json = False,
 ) -> None:
     """Make an API key and print it, once."""
@@ -258,7 +299,7 @@ def webhook_add(
     draft: Annotated[bool, typer.Option("--draft", help="Write replies as drafts instead of sending them.")] = False,
     json: Json = False,
 ) -> None:
-    """Connect a chat that speaks Standard Webhooks; prints its URL and secrets, once."""
+    """Connect a chat that speaks Standard Webhooks; prints its path and secrets, once."""
     from gateway.cli import webhook as command
     from gateway.cli.process import run
 

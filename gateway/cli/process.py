@@ -3,14 +3,18 @@
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from tomllib import TOMLDecodeError
 from typing import Any, NoReturn, cast
 
 import anyio
 import structlog
+from pydantic import ValidationError
 
-from gateway.errors import ExitCode, GatewayError, exit_code_of
+from gateway.errors import ExitCode, GatewayError, SettingError, exit_code_of
 from runtime.errors import RuntimeFault
+from runtime.settings import RuntimeSettings
 from storage.errors import StorageError
+from storage.settings import StorageSettings, config_file
 
 OURS = (GatewayError, RuntimeFault, StorageError)
 """Errors that are told in one line; any other is a fault of the program and keeps its traceback."""
@@ -23,6 +27,8 @@ def run(command: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         anyio.run(command, *arguments)
     except OURS as error:
         _fail(error)
+    except (ValidationError, TOMLDecodeError) as error:
+        _fail(_setting_error(error))
     except BaseExceptionGroup as group:
         causes = list(_leaves(group))
         if len(causes) == 1 and isinstance(causes[0], OURS):
@@ -32,9 +38,31 @@ def run(command: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         sys.exit(ExitCode.INTERRUPTED)
 
 
+def _setting_error(error: ValidationError | TOMLDecodeError) -> SettingError:
+    """Return what is wrong with the settings; a model that is none of the settings' keeps its traceback."""
+    if isinstance(error, TOMLDecodeError):
+        return SettingError([f"the file of settings is no TOML: {error}"], config_file())
+    if error.title not in {StorageSettings.__name__, RuntimeSettings.__name__}:
+        raise error
+    problems = [f"{_setting_name(found['loc'])}: {_in_a_sentence(found['msg'])}" for found in error.errors()]
+    return SettingError(problems, config_file())
+
+
+def _setting_name(path: tuple[int | str, ...]) -> str:
+    """Return what the setting is called in the environment; settings that are not ours are declared under that name."""
+    name = str(path[0])
+    return name if name.isupper() else f"AGENCY_{name.upper()}"
+
+
 def _fail(error: BaseException) -> NoReturn:
     print(f"agency: {error}", file=sys.stderr)  # noqa: T201 -- the one line of a failed command
     sys.exit(exit_code_of(error))
+
+
+def _in_a_sentence(message: str) -> str:
+    """Return pydantic's message without its heading and capital, with the values in it as they are."""
+    plain = message.removeprefix("Value error, ")
+    return plain[:1].lower() + plain[1:]
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:

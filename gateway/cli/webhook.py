@@ -1,7 +1,10 @@
 """`agency webhook ...`: doors for chat channels."""
 
+from urllib.parse import urlsplit
+
 from gateway.channels.standard_webhooks import new_secret
 from gateway.cli.output import print_record, print_rows
+from gateway.errors import ArgumentError
 from runtime.local import open_local
 from runtime.settings import RuntimeSettings
 from runtime.webhooks import WebhookRequest, create_webhook
@@ -10,7 +13,9 @@ from storage.settings import StorageSettings
 
 
 async def add(name: str, reply_url: str | None, prompt: str | None, draft: bool, as_json: bool) -> None:
-    """Make a webhook and print its URL and secrets, which are not shown again."""
+    """Make a webhook and print its path and secrets, which are not shown again."""
+    if reply_url is not None and not _is_web_address(reply_url):
+        raise ArgumentError("--reply-url", reply_url, "an http or https address, e.g. https://chat.example.com/replies")
     request = WebhookRequest(
         name=name,
         signing_secret=new_secret(),
@@ -33,6 +38,14 @@ async def add(name: str, reply_url: str | None, prompt: str | None, draft: bool,
     print_record(shown, as_json=as_json)
 
 
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, or a port that is no number
+        return False
+
+
 async def listing(as_json: bool) -> None:
     """Print the webhooks of this user."""
     async with (
@@ -47,7 +60,9 @@ async def listing(as_json: bool) -> None:
                 "isActive": row.is_active,
                 "autoRespond": row.auto_respond,
                 "messageCount": row.message_count,
-                "lastMessageAt": None if row.last_message_at is None else row.last_message_at.isoformat(),
+                "lastMessageAt": None
+                if row.last_message_at is None
+                else row.last_message_at.isoformat(timespec="seconds"),
             }
             for row in await messaging.webhooks(db)
         ]

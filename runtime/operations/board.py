@@ -4,7 +4,7 @@ import re
 from datetime import UTC, date, datetime, time
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from runtime.errors import ToolError
 from runtime.operation import Context, operation
@@ -15,8 +15,19 @@ from storage.queries import board
 Title = Annotated[
     str, Field(min_length=1, max_length=500, description="What is to be done, without deadline and urgency.")
 ]
+
+
+def _no_bare_number(value: object) -> object:
+    """Refuse digits alone, which pydantic would take for seconds since 1970."""
+    if isinstance(value, int | float) or (isinstance(value, str) and value.strip().lstrip("+-").isdigit()):
+        message = "give YYYY-MM-DD or an ISO date-time with offset"
+        raise ValueError(message)
+    return value
+
+
 Due = Annotated[
     date | datetime | None,
+    BeforeValidator(_no_bare_number),
     Field(
         description="Deadline: YYYY-MM-DD (end of that day in the user's time zone) or an ISO date-time with offset.",
     ),

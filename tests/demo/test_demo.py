@@ -16,8 +16,8 @@ from runtime.settings import RuntimeSettings
 from storage.models.crm import AgencyTask, ClientProfile
 from storage.models.messaging import InboundMessage
 from storage.settings import StorageSettings
-from tests.demo.conftest import Agency
 from tests.demo.unseen import FOR_A_PERSON, MESSAGES, Wanted
+from tests.user import Agency, assert_one_line
 
 
 def test_it_verifies_every_step_and_its_card_is_found_by_the_other_doors(agency: Agency) -> None:
@@ -124,12 +124,3 @@ def test_a_taken_port_is_one_clear_line(agency: Agency) -> None:
         assert_one_line(agency("demo", "--port", str(port)), code=5, complaint="--port")
     finally:
         taken.close()
-
-
-def assert_one_line(ran: Any, *, code: int, complaint: str) -> None:
-    assert ran.returncode == code, ran.stderr
-    assert ran.stdout == ""
-    lines = [line for line in ran.stderr.splitlines() if line.startswith("agency: ")]
-    assert len(lines) == 1
-    assert complaint in lines[0]
-    assert "Traceback" not in ran.stderr

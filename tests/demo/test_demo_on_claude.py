@@ -10,7 +10,7 @@ from runtime.events import ModelReplied
 from runtime.models.offline import OfflineModel
 from runtime.ports import ModelRequest, ToolSpec
 from runtime.testing import FakeMessagesAPI, serve_loopback
-from tests.demo.conftest import Agency
+from tests.user import Agency
 
 
 class Brain:

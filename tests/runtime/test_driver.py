@@ -128,6 +128,8 @@ BAD_CALLS: list[tuple[tuple[str, dict[str, Any]], str]] = [
     (("create_task", {"title": "lone \ud800 surrogate"}), "U+D800"),
     (("remember", {"key": "k", "value": {"deep": "\x00"}}), "U+0000"),
     (("create_task", {"title": "x", "due": "someday"}), "due"),
+    (("create_task", {"title": "x", "due": "1900000000"}), "YYYY-MM-DD"),
+    (("create_task", {"title": "x", "due": 1900000000}), "YYYY-MM-DD"),
 ]
 
 
