@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import anyio
 import httpx2
-from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.delivery import Deliverer
 from runtime import conversations
@@ -16,7 +15,6 @@ from runtime.driver import Ended, Later, NotOurs
 from runtime.local import Local
 from runtime.outbox import DELIVER
 from storage import jobs
-from storage.errors import DatabaseUnavailableError
 from storage.memory import sweep_expired
 from storage.queries import executions
 
@@ -30,6 +28,13 @@ TAKE_OVER_EVERY_S = 1
 
 SWEEP_EVERY_S = 60
 """How often expired memories are removed; they are invisible from the moment they expire."""
+
+TAKE_OVER = "take_over"
+"""The kind of the jobs that stand in for a dead worker's; their id is `<execution>.<epoch of the lapsed lease>`.
+
+The dead worker's own job keeps its key until its heartbeat has timed out, twice a lease, and would block any other of
+that key. The epoch tells one death from the next.
+"""
 
 
 class TurnTaker:
@@ -46,14 +51,15 @@ class TurnTaker:
 
 
 class Executor:
-    """The handler of `execute` jobs: an execution wants a worker."""
+    """The handler of `execute` and `take_over` jobs: an execution wants a worker."""
 
     def __init__(self, local: Local) -> None:
         self._local = local
 
     async def __call__(self, job: jobs.Job) -> jobs.Outcome:
         """Drive the execution. The job is a wake-up only: running it twice does nothing twice."""
-        match await self._local.driver.run(job.user_id, int(job.id)):
+        execution_id = int(str(job.id).partition(".")[0])
+        match await self._local.driver.run(job.user_id, execution_id):
             case Ended() | NotOurs():
                 return jobs.Done()
             case Later(delay_s=delay_s):
@@ -63,11 +69,12 @@ class Executor:
 def handlers(local: Local, client: httpx2.AsyncClient) -> Mapping[str, jobs.Handler]:
     """Return what does each kind of job."""
     deliverer = Deliverer(database=local.database, keyring=local.keyring, client=client, clock=SystemClock())
-    taker = TurnTaker(local)
+    taker, executor = TurnTaker(local), Executor(local)
     return {
         conversations.TURN: taker,
         conversations.NEXT_TURN: taker,
-        conversations.EXECUTE: Executor(local),
+        conversations.EXECUTE: executor,
+        TAKE_OVER: executor,
         DELIVER: deliverer,
     }
 
@@ -75,9 +82,9 @@ def handlers(local: Local, client: httpx2.AsyncClient) -> Mapping[str, jobs.Hand
 async def work(local: Local, *, concurrency: int = 10, stop: anyio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand."""
     async with httpx2.AsyncClient() as client, anyio.create_task_group() as tasks:
-        tasks.start_soon(_every, RENEW_EVERY_S, local.journal.renew_all)
-        tasks.start_soon(_every, TAKE_OVER_EVERY_S, _TakeOver(local))
-        tasks.start_soon(_every, SWEEP_EVERY_S, _Sweep(local))
+        tasks.start_soon(every, RENEW_EVERY_S, local.journal.renew_all)
+        tasks.start_soon(every, TAKE_OVER_EVERY_S, TakeOver(local))
+        tasks.start_soon(every, SWEEP_EVERY_S, _Sweep(local))
         options = jobs.WorkerOptions(concurrency=concurrency)
         await local.jobs.work(handlers(local, client), stop=stop, options=options)
         tasks.cancel_scope.cancel()
@@ -99,21 +106,25 @@ async def working(local: Local, *, concurrency: int = 10) -> AsyncGenerator[None
             stop.set()
 
 
-class _TakeOver:
+class TakeOver:
     """Wakes up executions whose worker is gone, or whose time to go on has come."""
 
     def __init__(self, local: Local) -> None:
         self._local = local
 
     async def __call__(self) -> None:
+        """Look once."""
         async with self._local.database.begin_dispatch() as db:
             due = await executions.due_executions(db)
-        for execution in due:
-            async with self._local.database.begin(execution.user_id) as db:
-                request = jobs.JobRequest(
-                    kind=conversations.EXECUTE, user_id=execution.user_id, id=execution.execution_id
-                )
-                await self._local.jobs.enqueue(db, request)
+        for found in due:
+            async with self._local.database.begin(found.user_id) as db:
+                await self._local.jobs.enqueue(db, _wake_up(found))
+
+
+def _wake_up(due: executions.DueExecution) -> jobs.JobRequest:
+    if due.lapsed_epoch is None:
+        return jobs.JobRequest(kind=conversations.EXECUTE, user_id=due.user_id, id=due.execution_id)
+    return jobs.JobRequest(kind=TAKE_OVER, user_id=due.user_id, id=f"{due.execution_id}.{due.lapsed_epoch}")
 
 
 class _Sweep:
@@ -124,12 +135,12 @@ class _Sweep:
         await sweep_expired(self._local.database)
 
 
-async def _every(seconds: float, duty: "_Duty") -> None:
-    """Do a duty again and again; a database that is away for a while does not end it."""
+async def every(seconds: float, duty: "_Duty") -> None:
+    """Do a duty again and again; what goes wrong once, a lost database above all, ends neither it nor the worker."""
     while True:
         try:
             await duty()
-        except (SQLAlchemyError, DatabaseUnavailableError, OSError):
+        except Exception:
             logger.exception("a periodic duty failed and will be tried again")
         await anyio.sleep(seconds)
 

@@ -36,7 +36,7 @@ DISPATCH_READS: Mapping[str, tuple[Sequence[str], str]] = MappingProxyType(
         "userWebhooks": (("id", "userId", "webhookToken", "isActive"), _ANY),
         "agentSessions": (("id", "userId", "leaseOwner", "leaseEpoch", "leaseUntil"), '"leaseOwner" IS NOT NULL'),
         "agentExecutions": (
-            ("id", "userId", "sessionId", "status", "runAfter", "createdAt"),
+            ("id", "userId", "sessionId", "status", "agentName", "runAfter", "createdAt"),
             "status IN ('pending', 'planning', 'executing')",
         ),
         "outboundMessages": (("id", "userId", "status", "nextAttemptAt"), "status = 'pending'"),

@@ -149,7 +149,7 @@ SECURITY = [
     'CREATE POLICY dispatch_read ON "userWebhooks" FOR SELECT TO agency_dispatch USING (true)',
     'GRANT SELECT ("id", "userId", "leaseOwner", "leaseEpoch", "leaseUntil") ON "agentSessions" TO agency_dispatch',
     'CREATE POLICY dispatch_read ON "agentSessions" FOR SELECT TO agency_dispatch USING ("leaseOwner" IS NOT NULL)',
-    'GRANT SELECT ("id", "userId", "sessionId", "status", "runAfter", "createdAt") ON "agentExecutions" TO agency_dispatch',
+    'GRANT SELECT ("id", "userId", "sessionId", "status", "agentName", "runAfter", "createdAt") ON "agentExecutions" TO agency_dispatch',
     "CREATE POLICY dispatch_read ON \"agentExecutions\" FOR SELECT TO agency_dispatch USING (status IN ('pending', 'planning', 'executing'))",
     'GRANT SELECT ("id", "userId", "status", "nextAttemptAt") ON "outboundMessages" TO agency_dispatch',
     "CREATE POLICY dispatch_read ON \"outboundMessages\" FOR SELECT TO agency_dispatch USING (status = 'pending')",

@@ -136,6 +136,8 @@ class DueExecution:
 
     user_id: int
     execution_id: int
+    lapsed_epoch: int | None
+    """Of the lease that its dead worker holds; None: nobody holds one."""
 
 
 async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueExecution]:
@@ -154,15 +156,18 @@ async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueEx
         )
         .exists()
     )
+    # An agent named `module:qualname` is defined by a program, and only that program can run it.
+    is_built_in = AgentExecution.agent_name.not_like("%:%")
     # Of sessions, this role sees only the leased ones.
     same = (AgentSession.id == AgentExecution.session_id) & (AgentSession.user_id == AgentExecution.user_id)
     is_free = or_(AgentSession.id.is_(None), AgentSession.lease_until < func.now())
     since = func.coalesce(AgentExecution.run_after, AgentExecution.created_at + _LOST_AFTER)
     statement = (
-        select(AgentExecution.user_id, AgentExecution.id)
+        select(AgentExecution.user_id, AgentExecution.id, AgentSession.lease_epoch)
         .outerjoin(AgentSession, same)
-        .where(AgentExecution.status.in_(ACTIVE), is_free, since <= func.now(), ~waits)
+        .where(AgentExecution.status.in_(ACTIVE), is_built_in, is_free, since <= func.now(), ~waits)
         .order_by(AgentExecution.id)
         .limit(limit)
     )
-    return [DueExecution(user_id=row[0], execution_id=row[1]) for row in await dispatch.execute(statement)]
+    rows = await dispatch.execute(statement)
+    return [DueExecution(user_id=row[0], execution_id=row[1], lapsed_epoch=row[2]) for row in rows]

@@ -9,19 +9,11 @@ from typing import Any
 import anyio
 from sqlalchemy import text, update
 
-from runtime.agents import AGENTS
-from runtime.toolbox import operations_named
-from storage.models.agents import AgentSession
+from runtime.toolbox import OPERATIONS
+from storage.models.agents import AgentExecution, AgentSession
 from storage.tenancy import Database
 
-WRITING = sorted(
-    {
-        operation.name
-        for agent in AGENTS.values()
-        for operation in operations_named(agent.tools)
-        if operation.effect == "db"
-    }
-)
+WRITING = sorted(found.name for found in OPERATIONS.values() if found.effect == "db")
 """The tools with an effect, each of which leaves one audit row in the transaction of its effect."""
 
 LASTING_RULES: Mapping[str, str] = {
@@ -34,13 +26,15 @@ LASTING_RULES: Mapping[str, str] = {
         SELECT s.id, s."nextSeq", count(a.seq) AS steps, min(a.seq) AS first, max(a.seq) AS last
         FROM "agentSessions" s LEFT JOIN "agentSteps" a ON a."sessionId" = s.id
         GROUP BY s.id
-        HAVING s."nextSeq" <> count(a.seq) + 1 OR coalesce(min(a.seq), 1) <> 1 OR coalesce(max(a.seq), 0) <> count(a.seq)
+        HAVING s."nextSeq" <> count(a.seq) + 1
+            OR coalesce(min(a.seq), 1) <> 1 OR coalesce(max(a.seq), 0) <> count(a.seq)
     """,
-    "an execution has another number of ends than one": """
-        SELECT e.id, e.status, count(a.seq) AS ends FROM "agentExecutions" e
-        LEFT JOIN "agentSteps" a ON a."executionId" = e.id AND a.kind = 'control'
+    "a driven execution has another number of ends than one": """
+        SELECT e.id, e.status, count(*) FILTER (WHERE a.kind = 'control') AS ends FROM "agentExecutions" e
+        JOIN "agentSteps" a ON a."executionId" = e.id
         GROUP BY e.id
-        HAVING count(a.seq) <> CASE WHEN e.status IN ('completed', 'failed', 'cancelled') THEN 1 ELSE 0 END
+        HAVING count(*) FILTER (WHERE a.kind = 'control')
+            <> CASE WHEN e.status IN ('completed', 'failed', 'cancelled') THEN 1 ELSE 0 END
     """,
     "a call and its results in the journal do not agree": """
         SELECT t.id, t."toolName", t.state, count(a.seq) AS results FROM "toolExecutions" t
@@ -100,16 +94,21 @@ FINAL_RULES: Mapping[str, str] = {
     """,
     "an execution is not at its end": """
         SELECT id, status, attempt, "runAfter" FROM "agentExecutions"
-        WHERE status NOT IN ('completed', 'failed', 'cancelled')
+        WHERE status NOT IN ('completed', 'failed', 'cancelled') AND "agentName" NOT LIKE '%:%'
     """,
     "a session is leased although nothing is left to do in it": """
-        SELECT id, "leaseOwner", "leaseUntil" FROM "agentSessions" WHERE "leaseOwner" IS NOT NULL
+        SELECT s.id, s."leaseOwner", s."leaseUntil" FROM "agentSessions" s WHERE s."leaseOwner" IS NOT NULL
+          AND NOT EXISTS (SELECT FROM "agentExecutions" e WHERE e."sessionId" = s.id AND e."agentName" LIKE '%:%')
     """,
     "a session is shown as busy": """
-        SELECT id, status FROM "agentSessions" WHERE status IN ('planning', 'executing')
+        SELECT s.id, s.status FROM "agentSessions" s WHERE s.status IN ('planning', 'executing')
+          AND NOT EXISTS (SELECT FROM "agentExecutions" e WHERE e."sessionId" = s.id AND e."agentName" LIKE '%:%')
     """,
 }
-"""As above; true once nothing is under way any more."""
+"""As above; true once nothing is under way any more.
+
+Agents called `module:qualname` are functions of a script: when it dies, nobody else can end what they were doing.
+"""
 
 
 async def broken(database: Database, user_id: int, rules: Mapping[str, str]) -> list[str]:
@@ -159,7 +158,9 @@ async def settled(database: Database, user_id: int, *, timeout_s: float = 60) ->
 
 
 async def let_leases_lapse(database: Database, user_id: int) -> None:
-    """Make every lease of a tenant look as if its worker had been silent for longer than a lease."""
-    lapsed: dict[Any, Any] = {AgentSession.lease_until: text("now() - interval '1 second'")}
+    """Let it be a minute later for all that is under way, so that no lease holds and every wake-up counts as lost."""
+    lapsed: dict[Any, Any] = {AgentSession.lease_until: text("now() - interval '45 seconds'")}
+    older: dict[Any, Any] = {AgentExecution.created_at: text("now() - interval '1 minute'")}
     async with database.begin(user_id) as db:
         await db.execute(update(AgentSession).where(AgentSession.lease_owner.is_not(None)).values(lapsed))
+        await db.execute(update(AgentExecution).where(AgentExecution.completed_at.is_(None)).values(older))
