@@ -1,6 +1,6 @@
 """The one driver: it performs the steps that `decide` returns and records what happened. Only it touches the world."""
 
-import json
+import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,6 +9,7 @@ from typing import assert_never
 from zoneinfo import ZoneInfo
 
 import anyio
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runtime import requests
@@ -29,15 +30,15 @@ from runtime.events import (
     PhaseAdvanced,
     Planned,
     ToolCall,
-    ToolReturned,
     UserSpoke,
 )
 from runtime.journal import Claim, PostgresJournal, ToolCommit
-from runtime.operation import Context, Conversation, Operation, perform
+from runtime.operation import Context, Conversation, Operation, parse_arguments
 from runtime.ports import Json, Model, ModelRequest
 from runtime.prices import cost_micros
 from runtime.steps import CallModel, Finish, GiveUp, RunTools, Stop
-from runtime.toolbox import operation_named, operations_named
+from runtime.toolbox import in_fixed_order, operation_named
+from runtime.tools import ExternalContext, Returned, failed, inside, late, outside, unknown
 from storage.errors import StorageError
 from storage.jobs import Jobs
 from storage.queries import identity, messaging
@@ -55,6 +56,9 @@ ELSEWHERE_S = 30.0
 """How long an execution rests whose agent only another program knows, before anybody looks at it again."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 2.0, 300.0
+
+PATIENCE_S = 0.5
+"""How much longer than its time limit a tool inside a transaction is waited for."""
 
 CANCELLED = ExecutionEnded(status="cancelled", text="cancelled on request")
 
@@ -114,6 +118,7 @@ class Driver:
         closing: Closing,
         default_zone: str = "UTC",
         agents: Callable[[str], Agent] = agent_named,
+        tools: Callable[[str], Operation] = operation_named,
     ) -> None:
         self._database = database
         self._journal = journal
@@ -122,6 +127,20 @@ class Driver:
         self._closing = closing
         self._default_zone = default_zone
         self._agents = agents
+        self._tools = tools
+
+    def with_own(self, *, agents: Callable[[str], Agent], tools: Callable[[str], Operation]) -> "Driver":
+        """Return a driver on the same system that knows other agents and tools."""
+        return Driver(
+            database=self._database,
+            journal=self._journal,
+            model=self._model,
+            jobs=self._jobs,
+            closing=self._closing,
+            default_zone=self._default_zone,
+            agents=agents,
+            tools=tools,
+        )
 
     async def run(self, user_id: int, execution_id: int) -> Outcome:
         """Claim an execution and drive it until it ends, or until the model has to be waited for."""
@@ -212,7 +231,7 @@ class Driver:
         return ModelRequest(
             system=system,
             messages=requests.messages_of(run.history),
-            tools=[operation.spec for operation in operations_named(run.agent.tools)],
+            tools=[self._tools(name).spec for name in in_fixed_order(run.agent.tools)],
             model=run.agent.model,
         )
 
@@ -250,29 +269,61 @@ class Driver:
         return Later(delay_s=delay_s)
 
     async def _run_tool(self, run: _Run, call: ToolCall) -> None:
-        """Run one call so that its effect and its result commit together (T2)."""
+        """Run one call, so that it ends in exactly one recorded result whatever the tool does."""
+        try:
+            operation = self._allowed(run, call)
+            parsed = parse_arguments(operation, call.arguments)
+        except (ToolError, StorageError) as error:
+            await self._record(run, call, failed(str(error)))
+            return
+        if operation.effect == "external":
+            await self._run_outside(run, call, operation, parsed)
+            return
+        try:
+            await self._run_inside(run, call, operation)
+        except TimeoutError:
+            await self._record(run, call, failed(late(operation)))
+
+    async def _run_inside(self, run: _Run, call: ToolCall, operation: Operation) -> None:
+        """Run a tool of our database: its effect and its result commit together (T2)."""
         async with self._journal.tool_commit(run.claim, call) as commit:
             started = time.monotonic()
-            await self._settle(run, call, commit)
-            commit.duration_ms = round((time.monotonic() - started) * 1000)
-        assert commit.returned is not None  # noqa: S101 -- settled above
-        _note(run, commit.returned, *commit.facts)
+            # A little longer than the server lets a statement take, which is the end that keeps the transaction.
+            with anyio.fail_after(operation.timeout_s + PATIENCE_S):
+                returned = await inside(operation, self._context(run, commit.db), call.arguments)
+            returned.write(commit, call, duration_s=time.monotonic() - started)
+            if not returned.is_error:
+                commit.facts = _facts(call, returned.result, run.events)
+        _note_commit(run, commit)
 
-    async def _settle(self, run: _Run, call: ToolCall, commit: ToolCommit) -> None:
-        try:
-            async with commit.db.begin_nested():
-                result = await perform(self._allowed(run, call), self._context(run, commit.db), call.arguments)
-        except (ToolError, StorageError) as error:
-            commit.returned = ToolReturned(call_id=call.id, name=call.name, content=str(error), is_error=True)
+    async def _run_outside(self, run: _Run, call: ToolCall, operation: Operation, parsed: BaseModel) -> None:
+        """Run a tool with an effect elsewhere, with no transaction open, after recording that it begins.
+
+        A worker that died in between leaves `started` behind. Then a tool that honours its key runs again under the
+        same one; for any other the outcome is unknown, is recorded as unknown, and is never tried blindly.
+        """
+        key = hashlib.sha256(f"{run.claim.execution_id}:{call.id}".encode()).hexdigest()
+        is_first = await self._journal.start_call(run.claim, call, key)
+        if not is_first and not operation.honours_key:
+            await self._record(run, call, unknown("a worker died while it ran"))
             return
-        commit.result = result
-        commit.returned = ToolReturned(call_id=call.id, name=call.name, content=json.dumps(result, ensure_ascii=False))
-        commit.facts = _facts(call, result, run.events)
+        started = time.monotonic()
+        context = ExternalContext(
+            key=key, user_id=run.claim.user_id, execution_id=run.claim.execution_id, now=run.claim.now, zone=run.zone
+        )
+        returned = await outside(operation, context, parsed)
+        await self._record(run, call, returned, duration_s=time.monotonic() - started)
+
+    async def _record(self, run: _Run, call: ToolCall, returned: Returned, *, duration_s: float = 0) -> None:
+        """Commit a result that has no effect beside it (T2)."""
+        async with self._journal.tool_commit(run.claim, call) as commit:
+            returned.write(commit, call, duration_s=duration_s)
+        _note_commit(run, commit)
 
     def _allowed(self, run: _Run, call: ToolCall) -> Operation:
         if call.name not in run.agent.tools:
             raise UnknownToolError(call.name, run.agent.tools)
-        return operation_named(call.name)
+        return self._tools(call.name)
 
     def _context(self, run: _Run, db: AsyncSession) -> Context:
         return Context(
@@ -293,6 +344,11 @@ class Driver:
         async with self._journal.ending(claim, ended, events) as db:
             await self._closing(db, claim, ended)
         return Ended(event=ended)
+
+
+def _note_commit(run: _Run, commit: ToolCommit) -> None:
+    assert commit.returned is not None  # noqa: S101 -- settled before it was committed
+    _note(run, commit.returned, *commit.facts)
 
 
 def _note(run: _Run, *events: Event) -> None:

@@ -28,7 +28,7 @@ from runtime.events import (
     UserSpoke,
     event_adapter,
 )
-from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
+from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution, ToolState
 from storage.queries import executions
 from storage.queries.executions import ACTIVE
 from storage.tenancy import Database
@@ -199,6 +199,26 @@ class PostgresJournal:
                 await db.execute(insert(ToolExecution).values([self._intent(claim, call) for call in reply.calls]))
         return row.cancel_requested
 
+    async def start_call(self, claim: Claim, call: ToolCall, key: str) -> bool:
+        """Record that an external tool is about to act; False: a worker that is gone had recorded that before."""
+        async with self._database.begin(claim.user_id) as db:
+            await self._fence(db, claim)
+            before = await db.scalar(
+                select(ToolExecution.state)
+                .where(ToolExecution.execution_id == claim.execution_id, ToolExecution.tool_use_id == call.id)
+                .with_for_update()
+            )
+            started = update(ToolExecution).where(
+                ToolExecution.execution_id == claim.execution_id, ToolExecution.tool_use_id == call.id
+            )
+            values: dict[Any, Any] = {
+                ToolExecution.state: "started",
+                ToolExecution.idempotency_key: key,
+                ToolExecution.lease_epoch: claim.epoch,
+            }
+            await db.execute(started.values(values).execution_options(synchronize_session=False))
+        return before == "pending"
+
     @asynccontextmanager
     async def tool_commit(self, claim: Claim, call: ToolCall) -> AsyncGenerator["ToolCommit"]:
         """T2: open the transaction in which a tool's effect and its result commit together."""
@@ -219,7 +239,7 @@ class PostgresJournal:
                 )
                 .values(
                     {
-                        ToolExecution.state: "error" if returned.is_error else "done",
+                        ToolExecution.state: commit.state or ("error" if returned.is_error else "done"),
                         ToolExecution.success: not returned.is_error,
                         ToolExecution.result: commit.result,
                         ToolExecution.error: returned.content if returned.is_error else None,
@@ -335,6 +355,8 @@ class ToolCommit:
         self.returned: ToolReturned | None = None
         self.result: Any = None
         self.duration_ms: int | None = None
+        self.state: ToolState | None = None
+        """None: done, or error, as the result says."""
         self.facts: list[Planned | PhaseAdvanced] = []
 
 

@@ -6,7 +6,7 @@ operation that changes something, all in the caller's transaction.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, get_type_hints
@@ -21,8 +21,12 @@ from storage.jobs import Jobs
 from storage.models.audit import AuditLog
 from storage.values import check_json
 
-Effect = Literal["none", "db"]
-"""none: read-only, may run again and in parallel. db: commits together with its own record, exactly once."""
+Effect = Literal["none", "db", "external"]
+"""none: read-only, may run again. db: commits together with its own record, exactly once. external: outside our
+database, at most once; or, for a tool that honours a key, again under the same key after a crash."""
+
+TOOL_TIMEOUT_S = 30.0
+"""How long a tool may take unless it says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,9 @@ class Operation:
     effect: Effect
     arguments: type[BaseModel]
     function: Function
+    honours_key: bool = False
+    """An external tool that does nothing twice under the same idempotency key."""
+    timeout_s: float = TOOL_TIMEOUT_S
 
     @property
     def spec(self) -> ToolSpec:
@@ -82,34 +89,45 @@ def operation(*, effect: Effect) -> Callable[[Function], Operation]:
     """
 
     def wrap(function: Function) -> Operation:
-        hints = get_type_hints(function, include_extras=True)
-        fields: dict[str, Any] = {}
-        for parameter in list(inspect.signature(function).parameters.values())[1:]:
-            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[parameter.name] = (hints[parameter.name], default)
-        name = function.__name__
-        arguments = create_model(name, __config__=ConfigDict(extra="forbid", str_strip_whitespace=True), **fields)
         return Operation(
-            name=name,
+            name=function.__name__,
             description=inspect.cleandoc(function.__doc__ or ""),
             effect=effect,
-            arguments=arguments,
+            arguments=arguments_of(function, list(inspect.signature(function).parameters.values())[1:]),
             function=function,
         )
 
     return wrap
 
 
+def arguments_of(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> type[BaseModel]:
+    """Return the input model that these parameters of `function` amount to."""
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+    config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+    return create_model(function.__name__, __config__=config, **fields)
+
+
 def parse_arguments(operation: Operation, arguments: Json) -> BaseModel:
     """Return the validated input.
 
     Raises:
+        InvalidValueError: a text in it cannot be stored (NUL, lone surrogate, NaN).
         ToolArgumentsError: it does not fit; the text says where and what would be right.
     """
+    check_json(arguments, operation.name)
     try:
         return operation.arguments.model_validate(arguments)
     except ValidationError as error:
         raise ToolArgumentsError(operation.name, _problems(error, operation)) from error
+
+
+def values_of(parsed: BaseModel) -> dict[str, Any]:
+    """Return the validated input as keyword arguments."""
+    return {name: getattr(parsed, name) for name in type(parsed).model_fields}
 
 
 def _problems(error: ValidationError, operation: Operation) -> list[str]:
@@ -131,10 +149,8 @@ async def perform(operation: Operation, ctx: Context, arguments: Json) -> Json:
         ToolError: the operation refused.
         StorageError: so did storage.
     """
-    check_json(arguments, operation.name)
     parsed = parse_arguments(operation, arguments)
-    values = {name: getattr(parsed, name) for name in operation.arguments.model_fields}
-    result = await operation.function(ctx, **values)
+    result = await operation.function(ctx, **values_of(parsed))
     if operation.effect == "db":
         ctx.db.add(
             AuditLog(

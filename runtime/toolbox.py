@@ -38,6 +38,11 @@ def operation_named(name: str) -> Operation:
         raise UnknownToolError(name, list(OPERATIONS)) from None
 
 
+def in_fixed_order(names: Sequence[str]) -> list[str]:
+    """Return tool names in the order that requests have them: the built-in ones first, then the others by name."""
+    return [name for name in OPERATIONS if name in names] + sorted(name for name in names if name not in OPERATIONS)
+
+
 def operations_named(names: Sequence[str]) -> list[Operation]:
     """Return these operations in the fixed order."""
     for name in names:

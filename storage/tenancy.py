@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -99,6 +100,23 @@ class Database:
         )
         async with session, session.begin():
             yield session
+
+
+STATEMENT_LIMIT_S = 30
+"""How long one statement may take behind a door; as `_ENTER` says."""
+
+
+async def limit_statements(db: AsyncSession, seconds: float) -> None:
+    """Let the server end any further statement of this transaction that takes longer.
+
+    To give up waiting is not enough: the server would go on, and hold its locks.
+    """
+    await db.execute(text("SELECT set_config('statement_timeout', :limit, true)"), {"limit": f"{seconds * 1000:.0f}ms"})
+
+
+def was_cut_off(error: BaseException) -> bool:
+    """Tell whether the server ended a statement because it took too long (query_canceled, 57014)."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "57014"
 
 
 async def raw_connection(db: AsyncSession) -> RawConnection:

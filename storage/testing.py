@@ -87,6 +87,8 @@ def watch_for_leaks(database: Database) -> list[str]:
     leaks: list[str] = []
 
     def look(connection: Any, _record: object) -> None:
+        if connection is None:
+            return  # it broke and goes nowhere
         cursor = connection.cursor()
         cursor.execute("SELECT current_setting('app.user_id', true), current_user = session_user")
         ((user_id, is_own_role),) = cursor.fetchall()
