@@ -223,13 +223,15 @@ class PostgresJournal:
     async def tool_commit(self, claim: Claim, call: ToolCall) -> AsyncGenerator["ToolCommit"]:
         """T2: open the transaction in which a tool's effect and its result commit together."""
         async with self._database.begin(claim.user_id) as db:
-            # The session's row is locked first: from here on no other worker can claim it until this commits.
-            await self._fence(db, claim)
+            # Taking the number locks the session's row: from here on no other worker can claim it until this commits.
+            seq = await self._take_seq(db, claim, 1, {})
             commit = ToolCommit(db)
             yield commit
             returned = commit.returned
             assert returned is not None, "the caller settles every call"  # noqa: S101 -- our own invariant
-            await self._append(db, claim, [returned, *commit.facts], {})
+            await self._insert_steps(db, claim, seq, [returned])
+            if commit.facts:
+                await self._append(db, claim, commit.facts, {})
             settled = (
                 update(ToolExecution)
                 .where(
@@ -306,12 +308,19 @@ class PostgresJournal:
 
     async def _append(self, db: AsyncSession, claim: Claim, events: Sequence[Event], changes: dict[Any, Any]) -> None:
         """Append events under the fence; the journal's key refuses a second driver even without it."""
-        values = {AgentSession.next_seq: AgentSession.next_seq + len(events), AgentSession.lease_until: _LEASE_END}
+        first = await self._take_seq(db, claim, len(events), changes)
+        await self._insert_steps(db, claim, first, events)
+
+    async def _take_seq(self, db: AsyncSession, claim: Claim, count: int, changes: dict[Any, Any]) -> int:
+        """Take `count` numbers of the session's journal under the fence and return the first."""
+        values = {AgentSession.next_seq: AgentSession.next_seq + count, AgentSession.lease_until: _LEASE_END}
         statement = self._ours(claim).values(values | changes).returning(AgentSession.next_seq)
         row = (await db.execute(statement)).one_or_none()
         if row is None:
             raise LeaseLostError(claim.session_id, claim.epoch)
-        first = row[0] - len(events)
+        return row[0] - count
+
+    async def _insert_steps(self, db: AsyncSession, claim: Claim, first: int, events: Sequence[Event]) -> None:
         rows = [
             {
                 AgentStep.user_id.key: claim.user_id,
