@@ -7,7 +7,7 @@ operation that changes something, all in the caller's transaction.
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_type_hints
 from zoneinfo import ZoneInfo
@@ -73,13 +73,14 @@ class Operation:
     honours_key: bool = False
     """An external tool that does nothing twice under the same idempotency key."""
     timeout_s: float = TOOL_TIMEOUT_S
+    spec: ToolSpec = field(init=False)
+    """The operation as a model sees it; made once, because every request of every model call carries it."""
 
-    @property
-    def spec(self) -> ToolSpec:
-        """The operation as a model sees it."""
+    def __post_init__(self) -> None:
         schema = self.arguments.model_json_schema()
         schema.pop("title", None)
-        return ToolSpec(name=self.name, description=self.description, input_schema=schema)
+        spec = ToolSpec(name=self.name, description=self.description, input_schema=schema)
+        object.__setattr__(self, "spec", spec)  # the way to complete a frozen dataclass
 
 
 def operation(*, effect: Effect) -> Callable[[Function], Operation]:
