@@ -196,7 +196,7 @@ class PostgresJournal:
             if unplanned:
                 await executions.write_plan(db, claim.execution_id, goal=task, phases=["answer"])
             if reply.calls:
-                await db.execute(insert(ToolExecution).values([self._intent(claim, call) for call in reply.calls]))
+                await db.execute(insert(ToolExecution), [self._intent(claim, call) for call in reply.calls])
         return row.cancel_requested
 
     async def start_call(self, claim: Claim, call: ToolCall, key: str) -> bool:
@@ -345,14 +345,14 @@ class PostgresJournal:
         row = (await db.execute(statement)).one()
         return _ExecutionRow(status=row[0], cancel_requested=row[1])
 
-    def _intent(self, claim: Claim, call: ToolCall) -> dict[Any, Any]:
+    def _intent(self, claim: Claim, call: ToolCall) -> dict[str, Any]:
         return {
-            ToolExecution.user_id: claim.user_id,
-            ToolExecution.execution_id: claim.execution_id,
-            ToolExecution.tool_name: call.name[:100],
-            ToolExecution.parameters: _storable(call.arguments),
-            ToolExecution.tool_use_id: call.id,
-            ToolExecution.lease_epoch: claim.epoch,
+            ToolExecution.user_id.key: claim.user_id,
+            ToolExecution.execution_id.key: claim.execution_id,
+            ToolExecution.tool_name.key: call.name[:100],
+            ToolExecution.parameters.key: _storable(call.arguments),
+            ToolExecution.tool_use_id.key: call.id,
+            ToolExecution.lease_epoch.key: claim.epoch,
         }
 
 

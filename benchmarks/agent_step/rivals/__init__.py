@@ -1,0 +1,1 @@
+"""The rivals, each run by the interpreter of its own virtual environment."""
