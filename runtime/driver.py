@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import assert_never
 from zoneinfo import ZoneInfo
 
@@ -32,7 +33,7 @@ from runtime.events import (
     ToolCall,
     UserSpoke,
 )
-from runtime.journal import Claim, PostgresJournal, ToolCommit
+from runtime.journal import Claim, PostgresJournal, ToolCommit, storable
 from runtime.operation import Context, Conversation, Operation, parse_arguments
 from runtime.ports import Json, Model, ModelRequest
 from runtime.prices import cost_micros
@@ -166,7 +167,9 @@ class Driver:
             if error.is_of_another_program:
                 await self._journal.release(claim, delay_s=ELSEWHERE_S)
                 return NotOurs()
-            return await self._fail(claim, [], str(error))
+            recorded = await self._journal.read(claim)
+            events = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
+            return await self._fail(claim, events, str(error))
         if claim.attempt > MAX_DEATHS:
             reason = f"parked: {claim.attempt - 1} workers failed over it; look at its last step, then run it again"
             return await self._fail(claim, run.events, reason)
@@ -341,9 +344,11 @@ class Driver:
         return await self._end(claim, events, ExecutionEnded(status="failed", text=reason))
 
     async def _end(self, claim: Claim, events: Sequence[Event], ended: ExecutionEnded) -> Ended:
-        async with self._journal.ending(claim, ended, events) as db:
-            await self._closing(db, claim, ended)
-        return Ended(event=ended)
+        # The journal keeps a reply as the model wrote it; columns and messages cannot hold every character.
+        shown = ended.model_copy(update={"text": storable(ended.text)})
+        async with self._journal.ending(claim, shown, events) as db:
+            await self._closing(db, claim, shown)
+        return Ended(event=shown)
 
 
 def _note_commit(run: _Run, commit: ToolCommit) -> None:
@@ -362,7 +367,8 @@ def _facts(call: ToolCall, result: Json, events: Sequence[Event]) -> list[Planne
         case "plan":
             return [Planned(goal=result["goal"], phases=tuple(result["phases"]))]
         case "advance_phase":
-            index = sum(isinstance(event, PhaseAdvanced) for event in events) + 1
+            since_plan = takewhile(lambda event: not isinstance(event, Planned), reversed(events))
+            index = sum(isinstance(event, PhaseAdvanced) for event in since_plan) + 1
             return [PhaseAdvanced(index=index, name=result["current"])]
         case _:
             return []

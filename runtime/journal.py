@@ -349,8 +349,8 @@ class PostgresJournal:
         return {
             ToolExecution.user_id.key: claim.user_id,
             ToolExecution.execution_id.key: claim.execution_id,
-            ToolExecution.tool_name.key: call.name[:100],
-            ToolExecution.parameters.key: _storable(call.arguments),
+            ToolExecution.tool_name.key: storable(call.name)[:100],
+            ToolExecution.parameters.key: storable(call.arguments),
             ToolExecution.tool_use_id.key: call.id,
             ToolExecution.lease_epoch.key: claim.epoch,
         }
@@ -385,24 +385,24 @@ def _final_values(ended: ExecutionEnded, events: Sequence[Event]) -> dict[Any, A
         AgentExecution.status: ended.status,
         AgentExecution.completed_at: func.now(),
         AgentExecution.duration_ms: func.coalesce(elapsed, 0),
-        AgentExecution.thinking_steps: thinking[-PROJECTED:],
+        AgentExecution.thinking_steps: storable(thinking[-PROJECTED:]),
     }
     if ended.status == "completed":
         return values | {AgentExecution.result: {"text": ended.text}}
     return values | {AgentExecution.error: ended.text}
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
     """Return `value` as jsonb takes it; the step's body keeps what the model really wrote, this column shows it."""
     match value:
         case str():
             return value.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
         case dict():
             entries = cast("dict[str, Any]", value)  # from parsed JSON
-            return {_storable(key): _storable(entry) for key, entry in entries.items()}
+            return {storable(key): storable(entry) for key, entry in entries.items()}
         case list():
             items = cast("list[Any]", value)  # as above
-            return [_storable(item) for item in items]
+            return [storable(item) for item in items]
         case _:
             return value
 

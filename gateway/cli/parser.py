@@ -15,15 +15,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 db_app = typer.Typer(help="The database: start, stop, upgrade, look at.", no_args_is_help=True)
+run_app = typer.Typer(help="What agents are doing and have done.", no_args_is_help=True)
 key_app = typer.Typer(help="API keys for programs.", no_args_is_help=True)
 user_app = typer.Typer(help="Users; one user is one tenant.", no_args_is_help=True)
 task_app = typer.Typer(help="Cards on the board.", no_args_is_help=True)
 webhook_app = typer.Typer(help="Doors for chat channels.", no_args_is_help=True)
-for name, group in (("db", db_app), ("key", key_app), ("user", user_app), ("task", task_app), ("webhook", webhook_app)):
+for name, group in (
+    ("db", db_app),
+    ("key", key_app),
+    ("user", user_app),
+    ("task", task_app),
+    ("run", run_app),
+    ("webhook", webhook_app),
+):
     app.add_typer(group, name=name)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
+ExecutionId = Annotated[int, typer.Argument(metavar="ID", help="Id of the execution.", min=1, max=2**63 - 1)]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 
 
@@ -289,6 +298,37 @@ def task_show(card: Annotated[int, typer.Argument(help="Id of the card.")], json
     from gateway.cli.process import run
 
     run(command.show, card, json)
+
+
+@run_app.command("list")
+def run_list(
+    status: Annotated[str | None, typer.Option(help="Only this status, e.g. failed.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many.", min=1, max=100)] = 20,
+    json: Json = False,
+) -> None:
+    """List executions, the newest first."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.listing, status, limit, json)
+
+
+@run_app.command("show")
+def run_show(execution: ExecutionId, json: Json = False) -> None:
+    """Show one execution: its plan, every step, every tool call, its cost."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.show, execution, json)
+
+
+@run_app.command("cancel")
+def run_cancel(execution: ExecutionId, json: Json = False) -> None:
+    """Ask an execution to stop at its next step; what it has done stays done."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.cancel, execution, json)
 
 
 @webhook_app.command("add")

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
 from storage.errors import EntityNotFoundError
-from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
+from storage.models.agents import AgentExecution, AgentSession, AgentStep, ExecutionStatus, ToolExecution
 
 ACTIVE = ("pending", "planning", "executing")
 """The statuses of an execution that is not over."""
@@ -171,3 +171,11 @@ async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueEx
     )
     rows = await dispatch.execute(statement)
     return [DueExecution(user_id=row[0], execution_id=row[1], lapsed_epoch=row[2]) for row in rows]
+
+
+async def newest(db: AsyncSession, *, status: ExecutionStatus | None = None, limit: int) -> Sequence[AgentExecution]:
+    """Return executions with this status, or with any, the newest first."""
+    statement = select(AgentExecution).order_by(AgentExecution.id.desc()).limit(limit)
+    if status is not None:
+        statement = statement.where(AgentExecution.status == status)
+    return (await db.scalars(statement)).all()

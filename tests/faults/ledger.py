@@ -9,40 +9,16 @@ from typing import Any
 import anyio
 from sqlalchemy import text, update
 
+from runtime.invariants import check_invariants
 from runtime.toolbox import OPERATIONS
 from storage.models.agents import AgentExecution, AgentSession
+from storage.queries.invariants import broken
 from storage.tenancy import Database
 
 WRITING = sorted(found.name for found in OPERATIONS.values() if found.effect == "db")
 """The tools with an effect, each of which leaves one audit row in the transaction of its effect."""
 
 LASTING_RULES: Mapping[str, str] = {
-    "a terminal execution still promises the result of a call": """
-        SELECT t.id, t."toolName", t.state, e.status FROM "toolExecutions" t
-        JOIN "agentExecutions" e ON e.id = t."executionId"
-        WHERE t.state IN ('pending', 'started') AND e.status IN ('completed', 'failed', 'cancelled')
-    """,
-    "the journal of a session has a gap": """
-        SELECT s.id, s."nextSeq", count(a.seq) AS steps, min(a.seq) AS first, max(a.seq) AS last
-        FROM "agentSessions" s LEFT JOIN "agentSteps" a ON a."sessionId" = s.id
-        GROUP BY s.id
-        HAVING s."nextSeq" <> count(a.seq) + 1
-            OR coalesce(min(a.seq), 1) <> 1 OR coalesce(max(a.seq), 0) <> count(a.seq)
-    """,
-    "a driven execution has another number of ends than one": """
-        SELECT e.id, e.status, count(*) FILTER (WHERE a.kind = 'control') AS ends FROM "agentExecutions" e
-        JOIN "agentSteps" a ON a."executionId" = e.id
-        GROUP BY e.id
-        HAVING count(*) FILTER (WHERE a.kind = 'control')
-            <> CASE WHEN e.status IN ('completed', 'failed', 'cancelled') THEN 1 ELSE 0 END
-    """,
-    "a call and its results in the journal do not agree": """
-        SELECT t.id, t."toolName", t.state, count(a.seq) AS results FROM "toolExecutions" t
-        LEFT JOIN "agentSteps" a ON a."executionId" = t."executionId" AND a.kind = 'tool_result'
-                                AND a.body ->> 'call_id' = t."toolUseId"
-        GROUP BY t.id
-        HAVING count(a.seq) <> CASE WHEN t.state IN ('done', 'error') THEN 1 ELSE 0 END
-    """,
     "a card has no call that made it": """
         SELECT c.id, c.title FROM "agencyTasks" c
         WHERE c."executionId" IS NOT NULL AND NOT EXISTS (
@@ -83,7 +59,7 @@ LASTING_RULES: Mapping[str, str] = {
         WHERE t.calls IS DISTINCT FROM l.effects
     """,
 }
-"""A broken promise → the rows that break it; true at every moment, also while work is under way.
+"""A broken promise → the rows that break it; true at every moment, beside the invariants of the runtime.
 
 "Answered more than once" holds for agents that speak once per turn, as the receptionist is told to.
 """
@@ -96,14 +72,6 @@ FINAL_RULES: Mapping[str, str] = {
         SELECT id, status, attempt, "runAfter" FROM "agentExecutions"
         WHERE status NOT IN ('completed', 'failed', 'cancelled') AND "agentName" NOT LIKE '%:%'
     """,
-    "a session is leased although nothing is left to do in it": """
-        SELECT s.id, s."leaseOwner", s."leaseUntil" FROM "agentSessions" s WHERE s."leaseOwner" IS NOT NULL
-          AND NOT EXISTS (SELECT FROM "agentExecutions" e WHERE e."sessionId" = s.id AND e."agentName" LIKE '%:%')
-    """,
-    "a session is shown as busy": """
-        SELECT s.id, s.status FROM "agentSessions" s WHERE s.status IN ('planning', 'executing')
-          AND NOT EXISTS (SELECT FROM "agentExecutions" e WHERE e."sessionId" = s.id AND e."agentName" LIKE '%:%')
-    """,
 }
 """As above; true once nothing is under way any more.
 
@@ -111,15 +79,16 @@ Agents called `module:qualname` are functions of a script: when it dies, nobody 
 """
 
 
-async def broken(database: Database, user_id: int, rules: Mapping[str, str]) -> list[str]:
-    """Return every broken rule with the rows that break it."""
-    found: list[str] = []
+async def lasting(database: Database, user_id: int) -> list[str]:
+    """Return every promise that is broken although it holds at every moment, also while work is under way."""
     async with database.begin(user_id, read_only=True) as db:
-        for rule, query in rules.items():
-            parameters = {"writing": WRITING} if ":writing" in query else {}
-            rows = [dict(row) for row in (await db.execute(text(query), parameters)).mappings()]
-            found += [f"{rule}: {row}" for row in rows]
-    return found
+        return [*await check_invariants(db), *await broken(db, LASTING_RULES, {"writing": WRITING})]
+
+
+async def final(database: Database, user_id: int) -> list[str]:
+    """Return what is not at its end yet."""
+    async with database.begin(user_id, read_only=True) as db:
+        return await broken(db, FINAL_RULES, {})
 
 
 async def missing(database: Database, user_id: int, acknowledged: Collection[int]) -> list[str]:
@@ -135,8 +104,8 @@ async def check(database: Database, user_id: int, acknowledged: Collection[int] 
     """Return everything that is wrong with a tenant whose work is done; empty: all promises are kept."""
     return [
         *await missing(database, user_id, acknowledged),
-        *await broken(database, user_id, LASTING_RULES),
-        *await broken(database, user_id, FINAL_RULES),
+        *await lasting(database, user_id),
+        *await final(database, user_id),
     ]
 
 
@@ -149,8 +118,8 @@ async def settled(database: Database, user_id: int, *, timeout_s: float = 60) ->
     open_work: list[str] = []
     with anyio.move_on_after(timeout_s):
         while True:
-            assert await broken(database, user_id, LASTING_RULES) == []
-            open_work = await broken(database, user_id, FINAL_RULES)
+            assert await lasting(database, user_id) == []
+            open_work = await final(database, user_id)
             if not open_work:
                 return
             await anyio.sleep(0.1)

@@ -203,7 +203,7 @@ async def kill_when(home: Path, moment: Moment) -> set[int]:
 
     await anyio.to_thread.run_sync(run)
     async with opened(home) as local:
-        assert await ledger.broken(local.database, local.user_id, ledger.LASTING_RULES) == [], moment.__name__
+        assert await ledger.lasting(local.database, local.user_id) == [], moment.__name__
         await ledger.let_leases_lapse(local.database, local.user_id)
         await let_jobs_lapse(local)
         return await accepted(local)

@@ -355,3 +355,43 @@ async def test_take_over_finds_what_nobody_works_on_and_nothing_else(database: D
 
     assert due == {lapsed, lost}
     assert not due & {behind_another, of_a_program}
+
+
+async def test_characters_that_postgres_cannot_store_do_not_keep_an_execution_from_its_end(
+    database: Database, alice: int
+) -> None:
+    odd = "a \x00 and a \ud800"
+    calling = call_reply((odd, {}), text=odd)
+    system = system_on(database, alice, ScriptedModel(calling, text_reply(odd)))
+    execution_id = await queued(system)
+
+    outcome = await system.driver.run(alice, execution_id)
+
+    assert isinstance(outcome, Ended)
+    execution = await row_of(system, execution_id)
+    assert execution.status == "completed"
+    assert execution.result is not None
+    assert execution.result["text"].startswith("a \ufffd and a ")
+    async with database.begin(alice) as db:
+        assert (await db.scalars(select(ToolExecution.state))).one() == "error"
+
+
+async def test_planning_again_starts_the_count_of_phases_again(database: Database, alice: int) -> None:
+    def planned(*phases: str) -> tuple[str, dict[str, Any]]:
+        return ("plan", {"goal": "g", "phases": list(phases)})
+
+    advance: tuple[str, dict[str, Any]] = ("advance_phase", {})
+    model = ScriptedModel(
+        call_reply(planned("a", "b")),
+        call_reply(advance, tag="1"),
+        call_reply(planned("c", "d")),
+        call_reply(advance, tag="2"),
+        text_reply("done"),
+    )
+    system = system_on(database, alice, model)
+    execution_id = await queued(system)
+    await system.driver.run(alice, execution_id)
+    async with database.begin(alice) as db:
+        phases = await db.scalars(select(AgentStep.body).where(AgentStep.kind == "phase").order_by(AgentStep.seq))
+        assert [(body["index"], body["name"]) for body in phases] == [(1, "b"), (1, "d")]
+    assert (await row_of(system, execution_id)).current_phase_index == 1

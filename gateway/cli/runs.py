@@ -1,0 +1,151 @@
+"""`agency run ...`: what agents are doing and have done, from a shell."""
+
+import json
+import sys
+from typing import TypeGuard, get_args
+
+from gateway.cli.output import print_json, print_record, print_rows, progress
+from gateway.errors import ArgumentError
+from runtime.local import Local, open_local
+from runtime.operation import Context, perform
+from runtime.operations.executions import cancel_execution, execution_status
+from runtime.ports import Json
+from runtime.settings import RuntimeSettings
+from storage.models.agents import AgentExecution, ExecutionStatus, ToolExecution
+from storage.queries import executions
+from storage.settings import StorageSettings
+
+COLUMNS = ("id", "sessionId", "agent", "status", "phase", "iterations", "cost", "createdAt", "task")
+_STEPS_AT_ONCE = 1000
+_WIDEST_TASK = 60
+"""Characters of a task in the table; JSON has all of them."""
+
+
+async def listing(status: str | None, limit: int, as_json: bool) -> None:
+    """Print executions, the newest first."""
+    if status is not None and not _is_status(status):
+        raise ArgumentError("--status", status, ", ".join(get_args(ExecutionStatus)))
+    async with (
+        open_local(StorageSettings(), RuntimeSettings()) as local,
+        local.database.begin(local.user_id, read_only=True) as db,
+    ):
+        rows = [_head(row) for row in await executions.newest(db, status=status, limit=limit)]
+    print_rows(rows if as_json else [_line(row) for row in rows], COLUMNS, as_json=as_json)
+
+
+async def show(execution_id: int, as_json: bool) -> None:
+    """Print one execution with its plan, its steps and its tool calls."""
+    async with open_local(StorageSettings(), RuntimeSettings()) as local:
+        view = await _view(local, execution_id)
+    if as_json:
+        print_json(view)
+    else:
+        _print_story(view)
+
+
+async def cancel(execution_id: int, as_json: bool) -> None:
+    """Ask an execution to stop, and say on stderr what comes of it."""
+    async with (
+        open_local(StorageSettings(), RuntimeSettings()) as local,
+        local.database.begin(local.user_id) as db,
+    ):
+        asked = await perform(cancel_execution, await local.context(db, door="cli"), {"id": execution_id})
+    print_record(asked, as_json=as_json)
+    said = "was over already" if asked["isOver"] else "stops at its next step; a worker must be running to end it"
+    progress.print(f"execution {execution_id} {said}", soft_wrap=True)
+
+
+def _is_status(value: str) -> TypeGuard[ExecutionStatus]:
+    return value in get_args(ExecutionStatus)
+
+
+async def _view(local: Local, execution_id: int) -> Json:
+    async with local.database.begin(local.user_id, read_only=True) as db:
+        seen = await _whole(await local.context(db, door="cli"), execution_id)
+        row = await executions.execution(db, execution_id)
+        calls = [_call(call) for call in await executions.tool_executions(db, execution_id)]
+    return _head(row) | {
+        "plan": row.plan,
+        "phases": row.phases,
+        "waitingFor": seen["waitingFor"],
+        "result": seen["result"],
+        "error": seen["error"],
+        "steps": seen["steps"],
+        "toolCalls": calls,
+    }
+
+
+async def _whole(ctx: Context, execution_id: int) -> Json:
+    """Return where an execution stands, with all its steps."""
+    given = {"id": execution_id, "limit": _STEPS_AT_ONCE}
+    seen = await perform(execution_status, ctx, given)
+    newer: list[Json] = seen["steps"]
+    while len(newer) == _STEPS_AT_ONCE:
+        newer = (await perform(execution_status, ctx, given | {"after_step": newer[-1]["step"]}))["steps"]
+        seen["steps"] += newer
+    return seen
+
+
+def _head(row: AgentExecution) -> Json:
+    is_planned = row.current_phase_index < len(row.phases)
+    return {
+        "id": row.id,
+        "sessionId": row.session_id,
+        "agent": row.agent_name,
+        "status": row.status,
+        "phase": row.phases[row.current_phase_index]["name"] if is_planned else None,
+        "task": row.task_description,
+        "iterations": row.iterations,
+        "tokensIn": row.tokens_in,
+        "tokensOut": row.tokens_out,
+        "costMicros": row.cost_micros,
+        "durationMs": row.duration_ms,
+        "createdAt": row.created_at.isoformat(timespec="seconds"),
+        "cancelRequested": row.cancel_requested_at is not None,
+    }
+
+
+def _call(call: ToolExecution) -> Json:
+    return {
+        "tool": call.tool_name,
+        "state": call.state,
+        "arguments": call.parameters,
+        "result": call.result,
+        "error": call.error,
+        "durationMs": call.duration_ms,
+    }
+
+
+def _line(head: Json) -> Json:
+    words = " ".join(head["task"].split())
+    task = words if len(words) <= _WIDEST_TASK else words[: _WIDEST_TASK - 1] + "…"
+    return head | {"task": task, "cost": _dollars(head["costMicros"])}
+
+
+def _dollars(micros: int | None) -> str:
+    return "unknown" if micros is None else f"${micros / 1_000_000:.6f}"
+
+
+def _print_story(view: Json) -> None:
+    phases = ", ".join(f"{phase['name']} ({phase['status']})" for phase in view["phases"])
+    head = {name: view[name] for name in ("id", "sessionId", "agent", "status", "task")}
+    spent = {
+        "iterations": view["iterations"],
+        "tokens": f"{view['tokensIn']} in, {view['tokensOut']} out",
+        "cost": _dollars(view["costMicros"]),
+    }
+    goal = view["plan"]["goal"] if view["plan"] else None
+    ends = {name: view[name] for name in ("waitingFor", "result", "error") if view[name] is not None}
+    print_record(head | {"plan": goal, "phase": view["phase"], "phases": phases} | spent | ends, as_json=False)
+    if view["steps"]:
+        sys.stdout.write("\n")
+        print_rows(view["steps"], ("step", "kind", "text"), as_json=False)
+    if view["toolCalls"]:
+        sys.stdout.write("\n")
+        calls = [call | {"result": _shown(call)} for call in view["toolCalls"]]
+        print_rows(calls, ("tool", "state", "durationMs", "result"), as_json=False)
+
+
+def _shown(call: Json) -> str | None:
+    """Return what a call came to, in one cell."""
+    return call["error"] or (None if call["result"] is None else json.dumps(call["result"], ensure_ascii=False))
