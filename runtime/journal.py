@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, and_, case, func, insert, literal, or_, select, text, update
+from sqlalchemy import CursorResult, Table, and_, case, func, insert, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import aliased
 
 from runtime.errors import LeaseLostError
 from runtime.events import (
@@ -38,6 +37,11 @@ LEASE_S = 15
 
 PROJECTED = 100
 """How many entries the jsonb projections of the document's columns show."""
+
+SESSIONS, EXECUTIONS, STEPS, TOOLS = (
+    cast("Table", model.__table__) for model in (AgentSession, AgentExecution, AgentStep, ToolExecution)
+)
+"""The hot path names tables, not classes: SQLAlchemy's unit of work would cost it more than the server does."""
 
 _LEASE_END = func.now() + text(f"interval '{LEASE_S} seconds'")
 
@@ -83,61 +87,59 @@ class PostgresJournal:
 
         None: the execution is over, is not yet due, is not the next one of its session, or somebody else drives it.
         """
-        earlier = aliased(AgentExecution)
+        earlier = EXECUTIONS.alias()
         is_next = ~(
-            select(earlier.id)
+            select(earlier.c.id)
             .where(
-                earlier.session_id == AgentExecution.session_id,
-                earlier.status.in_(ACTIVE),
-                earlier.id < AgentExecution.id,
+                earlier.c.sessionId == EXECUTIONS.c.sessionId,
+                earlier.c.status.in_(ACTIVE),
+                earlier.c.id < EXECUTIONS.c.id,
             )
             .exists()
         )
-        is_due = or_(AgentExecution.run_after.is_(None), AgentExecution.run_after <= func.now())
-        is_free = or_(AgentSession.lease_owner.is_(None), AgentSession.lease_until < func.now())
+        is_due = or_(EXECUTIONS.c.runAfter.is_(None), EXECUTIONS.c.runAfter <= func.now())
+        is_free = or_(SESSIONS.c.leaseOwner.is_(None), SESSIONS.c.leaseUntil < func.now())
         taken = (
-            update(AgentSession)
+            update(SESSIONS)
             .where(
-                AgentExecution.id == execution_id,
-                AgentSession.id == AgentExecution.session_id,
-                AgentExecution.status.in_(ACTIVE),
+                EXECUTIONS.c.id == execution_id,
+                SESSIONS.c.id == EXECUTIONS.c.sessionId,
+                EXECUTIONS.c.status.in_(ACTIVE),
                 is_next,
                 is_due,
                 is_free,
             )
             .values(
                 {
-                    AgentSession.lease_owner: self._owner,
-                    AgentSession.lease_epoch: AgentSession.lease_epoch + 1,
-                    AgentSession.lease_until: _LEASE_END,
+                    SESSIONS.c.leaseOwner: self._owner,
+                    SESSIONS.c.leaseEpoch: SESSIONS.c.leaseEpoch + 1,
+                    SESSIONS.c.leaseUntil: _LEASE_END,
                 }
             )
-            .returning(AgentSession.id, AgentSession.lease_epoch, AgentSession.max_iterations)
-            .execution_options(synchronize_session=False)
+            .returning(SESSIONS.c.id, SESSIONS.c.leaseEpoch, SESSIONS.c.maxIterations)
         )
         async with self._database.begin(user_id) as db:
             session = (await db.execute(taken)).one_or_none()
             if session is None:
                 return None
             begun = (
-                update(AgentExecution)
-                .where(AgentExecution.id == execution_id)
+                update(EXECUTIONS)
+                .where(EXECUTIONS.c.id == execution_id)
                 .values(
                     {
-                        AgentExecution.attempt: AgentExecution.attempt + 1,
-                        AgentExecution.started_at: func.coalesce(AgentExecution.started_at, func.now()),
-                        AgentExecution.run_after: None,
+                        EXECUTIONS.c.attempt: EXECUTIONS.c.attempt + 1,
+                        EXECUTIONS.c.startedAt: func.coalesce(EXECUTIONS.c.startedAt, func.now()),
+                        EXECUTIONS.c.runAfter: None,
                     }
                 )
                 .returning(
-                    AgentExecution.status,
-                    AgentExecution.agent_name,
-                    AgentExecution.task_description,
-                    AgentExecution.attempt,
+                    EXECUTIONS.c.status,
+                    EXECUTIONS.c.agentName,
+                    EXECUTIONS.c.taskDescription,
+                    EXECUTIONS.c.attempt,
                     func.now(),
-                    AgentExecution.cancel_requested_at.is_not(None),
+                    EXECUTIONS.c.cancelRequestedAt.is_not(None),
                 )
-                .execution_options(synchronize_session=False)
             )
             row = (await db.execute(begun)).one()
         return Claim(
@@ -157,9 +159,7 @@ class PostgresJournal:
     async def read(self, claim: Claim) -> list[Recorded]:
         """Return the whole history of the claimed session, oldest first."""
         statement = (
-            select(AgentStep.execution_id, AgentStep.body)
-            .where(AgentStep.session_id == claim.session_id)
-            .order_by(AgentStep.seq)
+            select(STEPS.c.executionId, STEPS.c.body).where(STEPS.c.sessionId == claim.session_id).order_by(STEPS.c.seq)
         )
         async with self._database.begin(claim.user_id) as db:
             rows = (await db.execute(statement)).all()
@@ -168,8 +168,8 @@ class PostgresJournal:
     async def begin(self, claim: Claim, event: UserSpoke) -> None:
         """Record what the execution is about and show it as planning."""
         async with self._database.begin(claim.user_id) as db:
-            await self._append(db, claim, [event], {AgentSession.status: "planning"})
-            await self._set_execution(db, claim, {AgentExecution.status: "planning"})
+            await self._append(db, claim, [event], {SESSIONS.c.status: "planning"})
+            await self._set_execution(db, claim, {EXECUTIONS.c.status: "planning"})
 
     async def record_reply(self, claim: Claim, reply: ModelReplied, *, cost: int | None, task: str) -> bool:
         """T1: record a reply, its intended calls and its cost; tell whether somebody wants the execution cancelled.
@@ -177,16 +177,16 @@ class PostgresJournal:
         A first reply that does not plan gets the one-phase plan, so that planning costs no call of its own.
         """
         spent: dict[Any, Any] = {
-            AgentSession.iteration_count: AgentSession.iteration_count + 1,
-            AgentSession.tokens_in: AgentSession.tokens_in + reply.usage.input_tokens,
-            AgentSession.tokens_out: AgentSession.tokens_out + reply.usage.output_tokens,
-            AgentSession.cost_micros: AgentSession.cost_micros + literal(cost),
+            SESSIONS.c.iterationCount: SESSIONS.c.iterationCount + 1,
+            SESSIONS.c.tokensIn: SESSIONS.c.tokensIn + reply.usage.input_tokens,
+            SESSIONS.c.tokensOut: SESSIONS.c.tokensOut + reply.usage.output_tokens,
+            SESSIONS.c.costMicros: SESSIONS.c.costMicros + literal(cost),
         }
         counted: dict[Any, Any] = {
-            AgentExecution.iterations: AgentExecution.iterations + 1,
-            AgentExecution.tokens_in: AgentExecution.tokens_in + reply.usage.input_tokens,
-            AgentExecution.tokens_out: AgentExecution.tokens_out + reply.usage.output_tokens,
-            AgentExecution.cost_micros: AgentExecution.cost_micros + literal(cost),
+            EXECUTIONS.c.iterations: EXECUTIONS.c.iterations + 1,
+            EXECUTIONS.c.tokensIn: EXECUTIONS.c.tokensIn + reply.usage.input_tokens,
+            EXECUTIONS.c.tokensOut: EXECUTIONS.c.tokensOut + reply.usage.output_tokens,
+            EXECUTIONS.c.costMicros: EXECUTIONS.c.costMicros + literal(cost),
         }
         async with self._database.begin(claim.user_id) as db:
             row = await self._set_execution(db, claim, counted)
@@ -196,7 +196,7 @@ class PostgresJournal:
             if unplanned:
                 await executions.write_plan(db, claim.execution_id, goal=task, phases=["answer"])
             if reply.calls:
-                await db.execute(insert(ToolExecution), [self._intent(claim, call) for call in reply.calls])
+                await db.execute(insert(TOOLS), [self._intent(claim, call) for call in reply.calls])
         return row.cancel_requested
 
     async def start_call(self, claim: Claim, call: ToolCall, key: str) -> bool:
@@ -204,19 +204,17 @@ class PostgresJournal:
         async with self._database.begin(claim.user_id) as db:
             await self._fence(db, claim)
             before = await db.scalar(
-                select(ToolExecution.state)
-                .where(ToolExecution.execution_id == claim.execution_id, ToolExecution.tool_use_id == call.id)
+                select(TOOLS.c.state)
+                .where(TOOLS.c.executionId == claim.execution_id, TOOLS.c.toolUseId == call.id)
                 .with_for_update()
             )
-            started = update(ToolExecution).where(
-                ToolExecution.execution_id == claim.execution_id, ToolExecution.tool_use_id == call.id
-            )
+            started = update(TOOLS).where(TOOLS.c.executionId == claim.execution_id, TOOLS.c.toolUseId == call.id)
             values: dict[Any, Any] = {
-                ToolExecution.state: "started",
-                ToolExecution.idempotency_key: key,
-                ToolExecution.lease_epoch: claim.epoch,
+                TOOLS.c.state: "started",
+                TOOLS.c.idempotencyKey: key,
+                TOOLS.c.leaseEpoch: claim.epoch,
             }
-            await db.execute(started.values(values).execution_options(synchronize_session=False))
+            await db.execute(started.values(values))
         return before == "pending"
 
     @asynccontextmanager
@@ -233,25 +231,24 @@ class PostgresJournal:
             if commit.facts:
                 await self._append(db, claim, commit.facts, {})
             settled = (
-                update(ToolExecution)
+                update(TOOLS)
                 .where(
-                    ToolExecution.execution_id == claim.execution_id,
-                    ToolExecution.tool_use_id == call.id,
-                    ToolExecution.state.in_(("pending", "started")),
+                    TOOLS.c.executionId == claim.execution_id,
+                    TOOLS.c.toolUseId == call.id,
+                    TOOLS.c.state.in_(("pending", "started")),
                 )
                 .values(
                     {
-                        ToolExecution.state: commit.state or ("error" if returned.is_error else "done"),
-                        ToolExecution.success: not returned.is_error,
-                        ToolExecution.result: commit.result,
-                        ToolExecution.error: returned.content if returned.is_error else None,
-                        ToolExecution.attempt: ToolExecution.attempt + 1,
-                        ToolExecution.duration_ms: commit.duration_ms,
-                        ToolExecution.executed_at: func.now(),
-                        ToolExecution.lease_epoch: claim.epoch,
+                        TOOLS.c.state: commit.state or ("error" if returned.is_error else "done"),
+                        TOOLS.c.success: not returned.is_error,
+                        TOOLS.c.result: commit.result,
+                        TOOLS.c.error: returned.content if returned.is_error else None,
+                        TOOLS.c.attempt: TOOLS.c.attempt + 1,
+                        TOOLS.c.durationMs: commit.duration_ms,
+                        TOOLS.c.executedAt: func.now(),
+                        TOOLS.c.leaseEpoch: claim.epoch,
                     }
                 )
-                .execution_options(synchronize_session=False)
             )
             _require_one(await db.execute(settled), claim)
 
@@ -261,20 +258,18 @@ class PostgresJournal:
     ) -> AsyncGenerator[AsyncSession]:
         """End the execution: status, projections and whatever the caller adds in the block commit together."""
         async with self._database.begin(claim.user_id) as db:
-            one_task = AgentSession.context["oneTask"].astext == "true"
+            one_task = SESSIONS.c.context["oneTask"].astext == "true"
             resting = case((one_task, "complete"), else_="idle")
             status = "error" if ended.status == "failed" else resting
             await self._append(
                 db,
                 claim,
                 [ended],
-                {AgentSession.status: status, AgentSession.lease_owner: None, AgentSession.lease_until: None},
+                {SESSIONS.c.status: status, SESSIONS.c.leaseOwner: None, SESSIONS.c.leaseUntil: None},
             )
             # Calls that never ran are settled, so that no row promises a result that will not come.
-            never_ran = (ToolExecution.execution_id == claim.execution_id) & ToolExecution.state.in_(
-                ("pending", "started")
-            )
-            await db.execute(update(ToolExecution).where(never_ran).values({ToolExecution.state: "cancelled"}))
+            never_ran = (TOOLS.c.executionId == claim.execution_id) & TOOLS.c.state.in_(("pending", "started"))
+            await db.execute(update(TOOLS).where(never_ran).values({TOOLS.c.state: "cancelled"}))
             await self._set_execution(db, claim, _final_values(ended, events))
             await db.execute(_PROJECT_TOOLS, {"execution_id": claim.execution_id, "length": PROJECTED})
             await db.execute(_PROJECT_SESSION, {"session_id": claim.session_id, "length": PROJECTED})
@@ -287,11 +282,11 @@ class PostgresJournal:
         """
         run_after = func.now() + text("make_interval(secs => :delay)").bindparams(delay=delay_s)
         async with self._database.begin(claim.user_id) as db:
-            freed = {AgentSession.lease_owner: None, AgentSession.lease_until: None}
+            freed = {SESSIONS.c.leaseOwner: None, SESSIONS.c.leaseUntil: None}
             result = await db.execute(self._ours(claim).values(freed))
             if _rowcount(result) == 1:
-                attempts = AgentExecution.attempt if blames else AgentExecution.attempt - 1
-                back = {AgentExecution.run_after: run_after, AgentExecution.attempt: attempts}
+                attempts = EXECUTIONS.c.attempt if blames else EXECUTIONS.c.attempt - 1
+                back = {EXECUTIONS.c.runAfter: run_after, EXECUTIONS.c.attempt: attempts}
                 await self._set_execution(db, claim, back)
 
     async def renew_all(self) -> None:
@@ -300,11 +295,11 @@ class PostgresJournal:
             await db.execute(_RENEW, {"owner": self._owner, "seconds": LEASE_S})
 
     def _ours(self, claim: Claim) -> Any:
-        fenced = and_(AgentSession.id == claim.session_id, AgentSession.lease_epoch == claim.epoch)
-        return update(AgentSession).where(fenced).execution_options(synchronize_session=False)
+        fenced = and_(SESSIONS.c.id == claim.session_id, SESSIONS.c.leaseEpoch == claim.epoch)
+        return update(SESSIONS).where(fenced)
 
     async def _fence(self, db: AsyncSession, claim: Claim) -> None:
-        _require_one(await db.execute(self._ours(claim).values({AgentSession.lease_until: _LEASE_END})), claim)
+        _require_one(await db.execute(self._ours(claim).values({SESSIONS.c.leaseUntil: _LEASE_END})), claim)
 
     async def _append(self, db: AsyncSession, claim: Claim, events: Sequence[Event], changes: dict[Any, Any]) -> None:
         """Append events under the fence; the journal's key refuses a second driver even without it."""
@@ -313,8 +308,8 @@ class PostgresJournal:
 
     async def _take_seq(self, db: AsyncSession, claim: Claim, count: int, changes: dict[Any, Any]) -> int:
         """Take `count` numbers of the session's journal under the fence and return the first."""
-        values = {AgentSession.next_seq: AgentSession.next_seq + count, AgentSession.lease_until: _LEASE_END}
-        statement = self._ours(claim).values(values | changes).returning(AgentSession.next_seq)
+        values = {SESSIONS.c.nextSeq: SESSIONS.c.nextSeq + count, SESSIONS.c.leaseUntil: _LEASE_END}
+        statement = self._ours(claim).values(values | changes).returning(SESSIONS.c.nextSeq)
         row = (await db.execute(statement)).one_or_none()
         if row is None:
             raise LeaseLostError(claim.session_id, claim.epoch)
@@ -323,36 +318,35 @@ class PostgresJournal:
     async def _insert_steps(self, db: AsyncSession, claim: Claim, first: int, events: Sequence[Event]) -> None:
         rows = [
             {
-                AgentStep.user_id.key: claim.user_id,
-                AgentStep.session_id.key: claim.session_id,
-                AgentStep.execution_id.key: claim.execution_id,
-                AgentStep.seq.key: first + index,
-                AgentStep.kind.key: event.kind,
-                AgentStep.body.key: event.model_dump(mode="json"),
+                "userId": claim.user_id,
+                "sessionId": claim.session_id,
+                "executionId": claim.execution_id,
+                "seq": first + index,
+                "kind": event.kind,
+                "body": event.model_dump(mode="json"),
             }
             for index, event in enumerate(events)
         ]
-        await db.execute(insert(AgentStep), rows)
+        await db.execute(insert(STEPS), rows)
 
     async def _set_execution(self, db: AsyncSession, claim: Claim, values: dict[Any, Any]) -> "_ExecutionRow":
         statement = (
-            update(AgentExecution)
-            .where(AgentExecution.id == claim.execution_id)
+            update(EXECUTIONS)
+            .where(EXECUTIONS.c.id == claim.execution_id)
             .values(values)
-            .returning(AgentExecution.status, AgentExecution.cancel_requested_at.is_not(None))
-            .execution_options(synchronize_session=False)
+            .returning(EXECUTIONS.c.status, EXECUTIONS.c.cancelRequestedAt.is_not(None))
         )
         row = (await db.execute(statement)).one()
         return _ExecutionRow(status=row[0], cancel_requested=row[1])
 
     def _intent(self, claim: Claim, call: ToolCall) -> dict[str, Any]:
         return {
-            ToolExecution.user_id.key: claim.user_id,
-            ToolExecution.execution_id.key: claim.execution_id,
-            ToolExecution.tool_name.key: storable(call.name)[:100],
-            ToolExecution.parameters.key: storable(call.arguments),
-            ToolExecution.tool_use_id.key: call.id,
-            ToolExecution.lease_epoch.key: claim.epoch,
+            "userId": claim.user_id,
+            "executionId": claim.execution_id,
+            "toolName": storable(call.name)[:100],
+            "parameters": storable(call.arguments),
+            "toolUseId": call.id,
+            "leaseEpoch": claim.epoch,
         }
 
 
@@ -380,16 +374,16 @@ def _final_values(ended: ExecutionEnded, events: Sequence[Event]) -> dict[Any, A
         {"iteration": index, "thinking": event.thinking, "text": event.text}
         for index, event in enumerate((event for event in events if isinstance(event, ModelReplied)), start=1)
     ]
-    elapsed = func.extract("epoch", func.clock_timestamp() - AgentExecution.started_at) * 1000
+    elapsed = func.extract("epoch", func.clock_timestamp() - EXECUTIONS.c.startedAt) * 1000
     values: dict[Any, Any] = {
-        AgentExecution.status: ended.status,
-        AgentExecution.completed_at: func.now(),
-        AgentExecution.duration_ms: func.coalesce(elapsed, 0),
-        AgentExecution.thinking_steps: storable(thinking[-PROJECTED:]),
+        EXECUTIONS.c.status: ended.status,
+        EXECUTIONS.c.completedAt: func.now(),
+        EXECUTIONS.c.durationMs: func.coalesce(elapsed, 0),
+        EXECUTIONS.c.thinkingSteps: storable(thinking[-PROJECTED:]),
     }
     if ended.status == "completed":
-        return values | {AgentExecution.result: {"text": ended.text}}
-    return values | {AgentExecution.error: ended.text}
+        return values | {EXECUTIONS.c.result: {"text": ended.text}}
+    return values | {EXECUTIONS.c.error: ended.text}
 
 
 def storable(value: Any) -> Any:
