@@ -275,11 +275,12 @@ class Driver:
         """Run one call, so that it ends in exactly one recorded result whatever the tool does."""
         try:
             operation = self._allowed(run, call)
-            parsed = parse_arguments(operation, call.arguments)
+            # `perform` reads the arguments of the others, inside their transaction.
+            parsed = parse_arguments(operation, call.arguments) if operation.effect == "external" else None
         except (ToolError, StorageError) as error:
             await self._record(run, call, failed(str(error)))
             return
-        if operation.effect == "external":
+        if parsed is not None:
             await self._run_outside(run, call, operation, parsed)
             return
         try:

@@ -49,7 +49,7 @@ class Context:
     jobs: Jobs
     user_id: int
     now: datetime
-    """The database's clock, with time zone."""
+    """With time zone; inside an execution the database's clock, behind the other doors the machine's."""
     zone: ZoneInfo
     door: str = "agent"
     """Who asks, for the audit trail: agent, mcp, cli, python."""
