@@ -338,6 +338,7 @@ class Driver:
             zone=run.zone,
             session_id=run.claim.session_id,
             execution_id=run.claim.execution_id,
+            agent_name=run.claim.agent_name,
             conversation=run.conversation,
         )
 

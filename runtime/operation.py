@@ -55,6 +55,8 @@ class Context:
     """Who asks, for the audit trail: agent, mcp, cli, python."""
     session_id: int | None = None
     execution_id: int | None = None
+    agent_name: str | None = None
+    """Who performs it, when that is an agent."""
     conversation: Conversation | None = None
 
 
@@ -73,17 +75,19 @@ class Operation:
     honours_key: bool = False
     """An external tool that does nothing twice under the same idempotency key."""
     timeout_s: float = TOOL_TIMEOUT_S
+    api_type: str | None = None
+    """The provider's own name of a tool that it defines, such as `memory_20250818`."""
     spec: ToolSpec = field(init=False)
     """The operation as a model sees it; made once, because every request of every model call carries it."""
 
     def __post_init__(self) -> None:
         schema = self.arguments.model_json_schema()
         schema.pop("title", None)
-        spec = ToolSpec(name=self.name, description=self.description, input_schema=schema)
+        spec = ToolSpec(name=self.name, description=self.description, input_schema=schema, api_type=self.api_type)
         object.__setattr__(self, "spec", spec)  # the way to complete a frozen dataclass
 
 
-def operation(*, effect: Effect) -> Callable[[Function], Operation]:
+def operation(*, effect: Effect, api_type: str | None = None) -> Callable[[Function], Operation]:
     """Make an operation of an async function `(ctx: Context, ...) -> Json`.
 
     The docstring is what a model reads; parameters are described with `Annotated[..., Field(description=...)]`.
@@ -96,6 +100,7 @@ def operation(*, effect: Effect) -> Callable[[Function], Operation]:
             effect=effect,
             arguments=arguments_of(function, list(inspect.signature(function).parameters.values())[1:]),
             function=function,
+            api_type=api_type,
         )
 
     return wrap

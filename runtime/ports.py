@@ -20,6 +20,8 @@ class ToolSpec:
     name: str
     description: str
     input_schema: Json
+    api_type: str | None = None
+    """Set for a tool whose schema the provider knows by this name, such as `memory_20250818`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
