@@ -9,7 +9,7 @@ from sqlalchemy.sql.schema import SchemaItem
 
 import storage.models
 from storage.base import Base
-from storage.security import EXEMPT_TABLES
+from storage.security import ENGINE_TABLES
 
 ADVISORY_LOCK = 4150718
 """Any constant of ours; two upgrades at the same moment take turns."""
@@ -21,13 +21,13 @@ assert storage.models.__all__, "importing the models fills the metadata"  # noqa
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:
     """Keep autogenerate away from the job engine's tables."""
     del parent_names
-    return type_ != "table" or name not in EXEMPT_TABLES
+    return type_ != "table" or name not in ENGINE_TABLES
 
 
 def include_object(item: SchemaItem, name: str | None, type_: str, reflected: object, compare_to: object) -> bool:
     """Compare every object that belongs to a table of ours."""
     del item, reflected, compare_to
-    return type_ != "table" or name not in EXEMPT_TABLES
+    return type_ != "table" or name not in ENGINE_TABLES
 
 
 def configure(connection: Connection | None) -> None:

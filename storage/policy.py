@@ -48,6 +48,13 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             creates=True,
             removes=True,
         ),
+        "agentDefinitions": Policy(
+            label="name",
+            shown=_names("name model tools updatedAt"),
+            writable=_names("name instructions model tools outputSchema limits"),
+            creates=True,
+            removes=True,
+        ),
         "agentExecutions": Policy(
             label="taskDescription",
             shown=_names("sessionId agentName taskDescription status error iterations durationMs createdAt"),
@@ -62,6 +69,11 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             shown=_names("name keyPrefix permissions isActive lastUsedAt expiresAt revokedAt"),
             writable=_names("name"),
             redacted=_names("keyHash"),
+        ),
+        # Deciding is for a person: approvals change through the operations that know who asks.
+        "approvals": Policy(
+            label="toolName",
+            shown=_names("executionId toolName reason status requestedAt expiresAt decidedBy"),
         ),
         "auditLogs": Policy(label="action", shown=_names("action entityType entityId createdAt")),
         "automationWorkflows": Policy(
@@ -140,6 +152,10 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             creates=True,
             removes=True,
         ),
+        # A server on stdio is a command on the worker's machine, so only `agency tools` writes here.
+        "mcpServers": Policy(
+            label="name", shown=_names("name transport url isActive updatedAt"), redacted=_names("secretSealed")
+        ),
         "outboundMessages": Policy(label="body", shown=_names("conversationId to body status error sentAt createdAt")),
         "toolExecutions": Policy(
             label="toolName", shown=_names("executionId toolName state success durationMs error executedAt")
@@ -175,6 +191,10 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 NOT_ENTITIES: Mapping[str, str] = MappingProxyType(
     {
         "sessions": "login credentials: the key of a row is the hash of a token",
+        "agentDeltas": "live text of replies, gone once they are recorded; watch a run instead",
+        "agentReaders": "who watches right now",
+        "blobs": "payloads that are read through the row that names them",
+        "workers": "processes, which belong to no tenant",
         "idempotencyKeys": "bookkeeping of the doors; a key is known only to the caller who chose it",
     }
 )

@@ -36,9 +36,10 @@ DISPATCH_READS: Mapping[str, tuple[Sequence[str], str]] = MappingProxyType(
         "userWebhooks": (("id", "userId", "webhookToken", "isActive"), _ANY),
         "agentSessions": (("id", "userId", "leaseOwner", "leaseEpoch", "leaseUntil"), '"leaseOwner" IS NOT NULL'),
         "agentExecutions": (
-            ("id", "userId", "sessionId", "status", "agentName", "runAfter", "createdAt"),
+            ("id", "userId", "sessionId", "status", "agentName", "runAfter", "createdAt", "waitingFor", "deadline"),
             "status IN ('pending', 'planning', 'executing')",
         ),
+        "approvals": (("id", "userId", "executionId", "status", "expiresAt"), "status = 'pending'"),
         "outboundMessages": (("id", "userId", "status", "nextAttemptAt"), "status = 'pending'"),
         "cf_swarms": (("id", "user_id", "scheduler_owner", "scheduler_epoch", "scheduler_until"), _ANY),
         "cf_memory_store": (("id", "user_id", "expires_at"), "expires_at <= now()"),
@@ -65,7 +66,10 @@ DISPATCH_SWEEPS: Mapping[str, tuple[str, str]] = MappingProxyType(
 ENGINE_TABLES = ("pgqueuer", "pgqueuer_log", "pgqueuer_schedules", "pgqueuer_statistics")
 """The job engine's; they hold ids only and belong to no tenant."""
 
-EXEMPT_TABLES = frozenset({*ENGINE_TABLES, "alembic_version"})
+WORKER_TABLE = "workers"
+"""What processes are at work; of no tenant, and of no tenant's business."""
+
+EXEMPT_TABLES = frozenset({*ENGINE_TABLES, WORKER_TABLE, "alembic_version"})
 """Tables without a tenant. Any other table must have one."""
 
 
@@ -121,6 +125,7 @@ def _dispatch_statements() -> Iterator[str]:
         # SELECT FOR UPDATE SKIP LOCKED asks for a column's UPDATE and passes through UPDATE policies; what is over
         # stays over, because the same condition holds for the changed row.
         yield f'CREATE POLICY dispatch_sweep_lock ON "{table}" FOR UPDATE TO {DISPATCH} USING ({rows})'
+    yield f"GRANT {_EVERYTHING} ON {WORKER_TABLE} TO {DISPATCH}"
     yield f'GRANT INSERT ON "auditLogs" TO {DISPATCH}'
     yield f'CREATE POLICY system_audit ON "auditLogs" FOR INSERT TO {DISPATCH}, {ADMIN} WITH CHECK ("userId" IS NULL)'
 

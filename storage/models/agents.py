@@ -56,6 +56,13 @@ class AgentSession(Identified, Owned, Updated, Base):
         Index("idx_agent_sessions_user", "userId"),
         # The take-over sweep asks once a second for lapsed leases; few sessions are leased at any moment.
         Index("ix_agentSessions_leaseUntil", "leaseUntil", postgresql_where=text('"leaseOwner" IS NOT NULL')),
+        owner_link("parentSessionId", "agentSessions", optional=False),
+        Index(
+            "ix_agentSessions_userId_parentSessionId",
+            "userId",
+            "parentSessionId",
+            postgresql_where=text('"parentSessionId" IS NOT NULL'),
+        ),
         {"postgresql_with": {"fillfactor": 70}},
     )
 
@@ -79,6 +86,11 @@ class AgentSession(Identified, Owned, Updated, Base):
     cost_micros: Mapped[int | None] = mapped_column("costMicros", BigInteger, server_default=text("0"))
     """Millionths of a US dollar; NULL: the price of a model that was used is unknown."""
     limits: Mapped[JsonObject] = json_object("limits")
+    """What each execution of it may use, unless that says otherwise: iterations, tokens, costMicros, seconds,
+    toolCalls."""
+    parent_session_id: Mapped[int | None] = mapped_column("parentSessionId", BigInteger)
+    """The session that this one was forked from; its steps up to `parentSeq` are read before one's own."""
+    parent_seq: Mapped[int | None] = mapped_column("parentSeq", BigInteger)
 
 
 class AgentExecution(Identified, Owned, Created, Base):
@@ -91,6 +103,13 @@ class AgentExecution(Identified, Owned, Created, Base):
         closed_list("status", ExecutionStatus),
         Index("idx_agent_executions_session", "sessionId"),
         Index("idx_agent_executions_status", "status"),
+        owner_link("parentExecutionId", "agentExecutions", optional=True),
+        Index(
+            "ix_agentExecutions_userId_parentExecutionId",
+            "userId",
+            "parentExecutionId",
+            postgresql_where=text('"parentExecutionId" IS NOT NULL'),
+        ),
         Index(
             "ix_agentExecutions_runAfter",
             "runAfter",
@@ -114,7 +133,7 @@ class AgentExecution(Identified, Owned, Created, Base):
     completed_at: Mapped[datetime | None] = mapped_column("completedAt", Timestamp)
     agent_name: Mapped[str] = mapped_column("agentName", String(255))
     waiting_for: Mapped[Any | None] = mapped_column("waitingFor", JSONB)
-    """What a person is asked; NULL: nothing."""
+    """What it waits for, as kind and ids; NULL: nothing. An execution that waits is driven by nobody."""
     run_after: Mapped[datetime | None] = mapped_column("runAfter", Timestamp)
     """Not before this: the durable back-off after an overload of the model."""
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -124,6 +143,21 @@ class AgentExecution(Identified, Owned, Created, Base):
     tokens_out: Mapped[int] = mapped_column("tokensOut", BigInteger, server_default=text("0"))
     cost_micros: Mapped[int | None] = mapped_column("costMicros", BigInteger, server_default=text("0"))
     """Millionths of a US dollar; NULL: unknown."""
+    definition_hash: Mapped[str | None] = mapped_column("definitionHash", String(64))
+    """Of the agent as it was when it last began to work: SHA-256 over instructions, model and tools, hexadecimal."""
+    parent_execution_id: Mapped[int | None] = mapped_column("parentExecutionId", BigInteger)
+    """The execution whose agent delegated this one."""
+    pause_requested_at: Mapped[datetime | None] = mapped_column("pauseRequestedAt", Timestamp)
+    deadline: Mapped[datetime | None] = mapped_column(Timestamp)
+    """It fails when it has not ended by then."""
+    limits: Mapped[JsonObject] = json_object("limits")
+    tool_calls: Mapped[int] = mapped_column("toolCalls", Integer, server_default=text("0"))
+    reserved_tokens: Mapped[int] = mapped_column("reservedTokens", BigInteger, server_default=text("0"))
+    """What the model call under way may cost at most; settled by the commit that records its reply."""
+    reserved_cost_micros: Mapped[int] = mapped_column("reservedCostMicros", BigInteger, server_default=text("0"))
+    unsettled_tokens: Mapped[int] = mapped_column("unsettledTokens", BigInteger, server_default=text("0"))
+    """Reserved for calls whose worker died: perhaps spent, so they count against the limits and not as used."""
+    unsettled_cost_micros: Mapped[int] = mapped_column("unsettledCostMicros", BigInteger, server_default=text("0"))
     search_vector: Mapped[Any] = search_vector("searchVector", "taskDescription")
 
 
@@ -156,8 +190,15 @@ class ToolExecution(Identified, Owned, Base):
     __tablename__ = "toolExecutions"
     __table_args__ = (
         owner_link("executionId", "agentExecutions", optional=False),
+        owner_link("resultBlobId", "blobs", optional=True),
         UniqueConstraint("userId", "executionId", "toolUseId"),
         closed_list("state", ToolState),
+        Index(
+            "ix_toolExecutions_userId_resultBlobId",
+            "userId",
+            "resultBlobId",
+            postgresql_where=text('"resultBlobId" IS NOT NULL'),
+        ),
     )
 
     execution_id: Mapped[int] = mapped_column("executionId", BigInteger)
@@ -174,3 +215,5 @@ class ToolExecution(Identified, Owned, Base):
     attempt: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     idempotency_key: Mapped[str | None] = mapped_column("idempotencyKey", String(64))
     lease_epoch: Mapped[int] = mapped_column("leaseEpoch", BigInteger, server_default=text("0"))
+    result_blob_id: Mapped[int | None] = mapped_column("resultBlobId", BigInteger)
+    """The whole result, when it is too large for `result`."""

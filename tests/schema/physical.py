@@ -45,6 +45,7 @@ class PhysicalIndex:
     unique: bool
     primary: bool
     partial: bool
+    """It leaves rows out that a search by its columns could be for; those without a link it may leave out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ _KEYS = f"""
 
 _INDEXES = """
     SELECT i.relname AS name, c.relname AS "table", x.indisunique AS "unique", x.indisprimary AS "primary",
-           x.indpred IS NOT NULL AS partial,
+           pg_get_expr(x.indpred, x.indrelid) AS predicate,
            ARRAY(SELECT coalesce(a.attname::text, '') FROM unnest(x.indkey::int2[]) WITH ORDINALITY u(number, place)
                  LEFT JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = u.number
                  WHERE place <= x.indnkeyatts ORDER BY place) AS columns
@@ -133,7 +134,7 @@ async def read_schema(connection: RawConnection) -> PhysicalSchema:
             columns=tuple(row["columns"]),
             unique=row["unique"],
             primary=row["primary"],
-            partial=row["partial"],
+            partial=row["predicate"] not in (None, f'("{row["columns"][-1]}" IS NOT NULL)'),
         )
         for row in await connection.fetch(_INDEXES)
     ]

@@ -53,7 +53,7 @@ async def test_every_entity_can_be_described_found_and_counted(client: Client) -
 @pytest.mark.parametrize("tool", ["entity_describe", "entity_find", "entity_aggregate"])
 async def test_an_unknown_entity_is_refused_with_the_known_ones(client: Client, tool: str) -> None:
     words = await refusal(client, tool, entity="tasks")
-    assert words.startswith("unknown_entity: no entity 'tasks'; known: agencyTasks, agentExecutions")
+    assert words.startswith("unknown_entity: no entity 'tasks'; known: agencyTasks, agentDefinitions, ")
 
 
 async def test_find_filters_orders_and_pages(client: Client) -> None:

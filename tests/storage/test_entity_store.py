@@ -89,7 +89,13 @@ def value_for(spec: EntitySpec[Any], name: str, made: dict[str, int | str]) -> A
         return made[field.references]
     if field.choices:
         return field.choices[0]
-    values: dict[str, Any] = {"integer": 1, "decimal": Decimal("0.5"), "text": uuid.uuid4().hex[:20], "json": {}}
+    values: dict[str, Any] = {
+        "integer": 1,
+        "decimal": Decimal("0.5"),
+        "text": uuid.uuid4().hex[:20],
+        "json": {},
+        "timestamp": datetime(2100, 1, 1, tzinfo=UTC),
+    }
     return values[field.kind]
 
 

@@ -20,6 +20,7 @@ from storage.security import (
     DISPATCH_SWEEPS,
     ENGINE_TABLES,
     RUNTIME_GRANTS,
+    WORKER_TABLE,
 )
 from storage.tenancy import ADMIN, DISPATCH, RUNTIME
 from tests.schema.rows import OWNERS, TABLES, Rows, Values, World, enter, key_of, made_up, matches
@@ -151,7 +152,7 @@ OUTSIDE_TENANCY: frozenset[Privilege] = frozenset(
     {
         *(
             (DISPATCH, table, "", right)
-            for table in ENGINE_TABLES
+            for table in (*ENGINE_TABLES, WORKER_TABLE)
             for right in ("SELECT", "INSERT", "UPDATE", "DELETE")
         ),
         (RUNTIME, "pgqueuer", "", "INSERT"),
@@ -223,6 +224,7 @@ OTHER_KIND: Mapping[str, Values] = MappingProxyType(
     {
         "agentExecutions": {"status": "completed"},
         "agentSessions": {"leaseOwner": "worker"},
+        "approvals": {"status": "denied"},
         "cf_memory_store": {"expires_at": LONG_AGO},
         "outboundMessages": {"status": "draft"},
         "sessions": {"expiresAt": LONG_AGO},
