@@ -160,6 +160,9 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         "toolExecutions": Policy(
             label="toolName", shown=_names("executionId toolName state success durationMs error executedAt")
         ),
+        "toolOutbox": Policy(
+            label="toolName", shown=_names("executionId toolName status attempts nextAttemptAt error createdAt")
+        ),
         "userProfiles": Policy(
             label="displayName",
             shown=_names("displayName companyName industry teamSize"),

@@ -39,10 +39,16 @@ SECURITY = [
     'ALTER TABLE "mcpServers" FORCE ROW LEVEL SECURITY',
     "CREATE POLICY tenant ON \"mcpServers\" TO agency_runtime USING (\"userId\" = (SELECT NULLIF(current_setting('app.user_id', true), '')::bigint)) WITH CHECK (\"userId\" = (SELECT NULLIF(current_setting('app.user_id', true), '')::bigint))",
     'GRANT SELECT, INSERT, UPDATE, DELETE ON "mcpServers" TO agency_runtime',
+    'ALTER TABLE "toolOutbox" ENABLE ROW LEVEL SECURITY',
+    'ALTER TABLE "toolOutbox" FORCE ROW LEVEL SECURITY',
+    "CREATE POLICY tenant ON \"toolOutbox\" TO agency_runtime USING (\"userId\" = (SELECT NULLIF(current_setting('app.user_id', true), '')::bigint)) WITH CHECK (\"userId\" = (SELECT NULLIF(current_setting('app.user_id', true), '')::bigint))",
+    'GRANT SELECT, INSERT, UPDATE, DELETE ON "toolOutbox" TO agency_runtime',
     'GRANT SELECT ("id", "userId", "executionId", "status", "expiresAt") ON "approvals" TO agency_dispatch',
     "CREATE POLICY dispatch_read ON \"approvals\" FOR SELECT TO agency_dispatch USING (status = 'pending')",
+    'GRANT SELECT ("id", "userId", "toolName", "status", "nextAttemptAt") ON "toolOutbox" TO agency_dispatch',
+    "CREATE POLICY dispatch_read ON \"toolOutbox\" FOR SELECT TO agency_dispatch USING (status = 'pending')",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON workers TO agency_dispatch",
-    'GRANT SELECT ("waitingFor", "deadline") ON "agentExecutions" TO agency_dispatch',
+    'GRANT SELECT ("waitingFor", "pausedAt", "cancelRequestedAt") ON "agentExecutions" TO agency_dispatch',
 ]
 
 LINKS = (
@@ -188,9 +194,43 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("status = 'pending'"),
     )
+    op.create_table(
+        "toolOutbox",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
+        sa.Column("userId", sa.BigInteger(), nullable=False),
+        sa.Column("executionId", sa.BigInteger(), nullable=False),
+        sa.Column("toolUseId", sa.String(length=255), nullable=False),
+        sa.Column("toolName", sa.String(length=100), nullable=False),
+        sa.Column("arguments", postgresql.JSONB(), server_default=sa.text("'{}'::jsonb"), nullable=False),
+        sa.Column("status", sa.String(length=20), server_default="pending", nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("nextAttemptAt", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.Column("result", postgresql.JSONB(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("createdAt", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
+        sa.CheckConstraint("\"status\" IN ('pending', 'delivered', 'failed')", name=op.f("ck_toolOutbox_status")),
+        sa.ForeignKeyConstraint(
+            ["userId", "executionId"],
+            ["agentExecutions.userId", "agentExecutions.id"],
+            name=op.f("fk_toolOutbox_userId_executionId"),
+            ondelete="CASCADE",
+        ),
+        sa.ForeignKeyConstraint(["userId"], ["users.id"], name=op.f("fk_toolOutbox_userId"), ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_toolOutbox")),
+        sa.UniqueConstraint(
+            "userId", "executionId", "toolUseId", name=op.f("uq_toolOutbox_userId_executionId_toolUseId")
+        ),
+    )
+    op.create_index(
+        "ix_toolOutbox_nextAttemptAt",
+        "toolOutbox",
+        ["nextAttemptAt"],
+        unique=False,
+        postgresql_where=sa.text("status = 'pending'"),
+    )
     op.add_column("agentExecutions", sa.Column("definitionHash", sa.String(length=64), nullable=True))
     op.add_column("agentExecutions", sa.Column("parentExecutionId", sa.BigInteger(), nullable=True))
-    op.add_column("agentExecutions", sa.Column("pauseRequestedAt", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("agentExecutions", sa.Column("pausedAt", sa.DateTime(timezone=True), nullable=True))
     op.add_column("agentExecutions", sa.Column("deadline", sa.DateTime(timezone=True), nullable=True))
     op.add_column(
         "agentExecutions",
@@ -269,7 +309,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute('REVOKE SELECT ("waitingFor", "deadline") ON "agentExecutions" FROM agency_dispatch')
+    op.execute(
+        'REVOKE SELECT ("waitingFor", "pausedAt", "cancelRequestedAt") ON "agentExecutions" FROM agency_dispatch'
+    )
     op.drop_constraint(op.f("fk_toolExecutions_userId_resultBlobId"), "toolExecutions", type_="foreignkey")
     op.drop_index(
         "ix_toolExecutions_userId_resultBlobId",
@@ -298,9 +340,13 @@ def downgrade() -> None:
     op.drop_column("agentExecutions", "toolCalls")
     op.drop_column("agentExecutions", "limits")
     op.drop_column("agentExecutions", "deadline")
-    op.drop_column("agentExecutions", "pauseRequestedAt")
+    op.drop_column("agentExecutions", "pausedAt")
     op.drop_column("agentExecutions", "parentExecutionId")
     op.drop_column("agentExecutions", "definitionHash")
+    op.drop_index(
+        "ix_toolOutbox_nextAttemptAt", table_name="toolOutbox", postgresql_where=sa.text("status = 'pending'")
+    )
+    op.drop_table("toolOutbox")
     op.drop_index("ix_approvals_expiresAt", table_name="approvals", postgresql_where=sa.text("status = 'pending'"))
     op.drop_table("approvals")
     op.drop_table("agentReaders")

@@ -147,7 +147,8 @@ class AgentExecution(Identified, Owned, Created, Base):
     """Of the agent as it was when it last began to work: SHA-256 over instructions, model and tools, hexadecimal."""
     parent_execution_id: Mapped[int | None] = mapped_column("parentExecutionId", BigInteger)
     """The execution whose agent delegated this one."""
-    pause_requested_at: Mapped[datetime | None] = mapped_column("pauseRequestedAt", Timestamp)
+    paused_at: Mapped[datetime | None] = mapped_column("pausedAt", Timestamp)
+    """Since when a person holds it; nobody drives it meanwhile."""
     deadline: Mapped[datetime | None] = mapped_column(Timestamp)
     """It fails when it has not ended by then."""
     limits: Mapped[JsonObject] = json_object("limits")

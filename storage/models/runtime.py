@@ -35,6 +35,7 @@ from storage.base import (
 )
 
 ApprovalStatus = Literal["pending", "granted", "denied", "expired", "used"]
+OutboxStatus = Literal["pending", "delivered", "failed"]
 Transport = Literal["stdio", "http"]
 
 
@@ -69,6 +70,28 @@ class Approval(Identified, Owned, Base):
     """The username of the person."""
     note: Mapped[str | None] = mapped_column(Text)
     """What the person said about it; the model reads it when they refused."""
+
+
+class ToolOutbox(Identified, Owned, Created, Base):
+    """A tool call whose effect is sent after its result was recorded: at least once, under one key."""
+
+    __tablename__ = "toolOutbox"
+    __table_args__ = (
+        owner_link("executionId", "agentExecutions", optional=False),
+        UniqueConstraint("userId", "executionId", "toolUseId"),
+        closed_list("status", OutboxStatus),
+        Index("ix_toolOutbox_nextAttemptAt", "nextAttemptAt", postgresql_where=text("status = 'pending'")),
+    )
+
+    execution_id: Mapped[int] = mapped_column("executionId", BigInteger)
+    tool_use_id: Mapped[str] = mapped_column("toolUseId", String(255))
+    tool_name: Mapped[str] = mapped_column("toolName", String(100))
+    arguments: Mapped[JsonObject] = json_object("arguments")
+    status: Mapped[OutboxStatus] = mapped_column(String(20), server_default="pending")
+    attempts: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    next_attempt_at: Mapped[datetime] = mapped_column("nextAttemptAt", Timestamp, server_default=text("now()"))
+    result: Mapped[Any | None] = mapped_column(JSONB)
+    error: Mapped[str | None] = mapped_column(Text)
 
 
 class Blob(Identified, Owned, Created, Base):

@@ -186,6 +186,7 @@ UNIQUES = frozenset(
         ("agentDefinitions", ("userId", "name")),
         ("approvals", ("userId", "executionId", "toolUseId", "attempt")),
         ("mcpServers", ("userId", "name")),
+        ("toolOutbox", ("userId", "executionId", "toolUseId")),
         ("users", ("email",)),
         ("users", ("username",)),
     }
@@ -235,7 +236,7 @@ LICENSED: Mapping[str, str] = MappingProxyType(
         "agentExecutions.definitionHash": "design/runtime.md",
         "agentExecutions.limits": "design/runtime.md",
         "agentExecutions.parentExecutionId": "design/runtime.md",
-        "agentExecutions.pauseRequestedAt": "design/runtime.md",
+        "agentExecutions.pausedAt": "design/runtime.md",
         "agentExecutions.reservedCostMicros": "design/runtime.md",
         "agentExecutions.reservedTokens": "design/runtime.md",
         "agentExecutions.runAfter": "design/runtime.md",
@@ -379,6 +380,18 @@ LICENSED: Mapping[str, str] = MappingProxyType(
         "toolExecutions.state": "design/runtime.md",
         "toolExecutions.toolUseId": "design/runtime.md",
         "toolExecutions.userId": "spec/decisions.md",
+        "toolOutbox.arguments": "design/architecture.md",
+        "toolOutbox.attempts": "design/architecture.md",
+        "toolOutbox.createdAt": "design/architecture.md",
+        "toolOutbox.error": "design/architecture.md",
+        "toolOutbox.executionId": "design/architecture.md",
+        "toolOutbox.id": "design/architecture.md",
+        "toolOutbox.nextAttemptAt": "design/architecture.md",
+        "toolOutbox.result": "design/architecture.md",
+        "toolOutbox.status": "design/architecture.md",
+        "toolOutbox.toolName": "design/architecture.md",
+        "toolOutbox.toolUseId": "design/architecture.md",
+        "toolOutbox.userId": "design/architecture.md",
     }
 )
 """`table.column` beyond the document → the page that adds it. The tables of the job engine are not ours."""

@@ -228,6 +228,7 @@ OTHER_KIND: Mapping[str, Values] = MappingProxyType(
         "cf_memory_store": {"expires_at": LONG_AGO},
         "outboundMessages": {"status": "draft"},
         "sessions": {"expiresAt": LONG_AGO},
+        "toolOutbox": {"status": "failed"},
     }
 )
 """Tables of which the dispatcher sees some rows: values that make a row of the other kind than a plain one."""
