@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # xdist: one process per core; the suite is parallel-safe.
 WORKERS ?= auto
 
-.PHONY: setup demo test check fix lock drift docs clean bench-%
+.PHONY: setup demo test check fix lock drift docs chaos clean bench-%
 
 setup: $(STAMP)
 
@@ -44,6 +44,12 @@ docs: setup
 
 bench-%: setup
 	$(BIN)/python -m benchmarks.$(subst -,.,$*) $(ARGS)
+
+# Every moment that a test run only samples, then KILLS random deaths of two workers under load.
+KILLS ?= 1000
+chaos: setup
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --timeout 7200 --every-moment tests/faults
+	$(BIN)/python -m benchmarks.chaos --kills $(KILLS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

@@ -14,6 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 
 from runtime.errors import ModelUnavailableError, NotAuthorisedError, ToolArgumentsError
+from runtime.services.mcp_errors import ToolServerUnavailableError
 from storage.backup_errors import (
     BackupExistsError,
     BackupUnreadableError,
@@ -126,6 +127,7 @@ _CODES: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
             EmbeddedServerError,
             ModelUnavailableError,
             DumpProgramsNotFoundError,
+            ToolServerUnavailableError,
         ),
         ExitCode.UNAVAILABLE,
     ),

@@ -11,7 +11,7 @@ import httpx2
 from gateway.delivery import Deliverer
 from runtime import conversations
 from runtime.clock import SystemClock
-from runtime.driver import Ended, Later, NotOurs
+from runtime.driver import Ended, Held, Later, NotOurs
 from runtime.local import Local
 from runtime.outbox import DELIVER
 from storage import jobs
@@ -60,7 +60,7 @@ class Executor:
         """Drive the execution. The job is a wake-up only: running it twice does nothing twice."""
         execution_id = int(str(job.id).partition(".")[0])
         match await self._local.driver.run(job.user_id, execution_id):
-            case Ended() | NotOurs():
+            case Ended() | Held() | NotOurs():
                 return jobs.Done()
             case Later(delay_s=delay_s):
                 return jobs.Snooze(until=SystemClock().now() + timedelta(seconds=delay_s))
@@ -82,7 +82,7 @@ def handlers(local: Local, client: httpx2.AsyncClient) -> Mapping[str, jobs.Hand
 async def work(local: Local, *, concurrency: int = 10, stop: anyio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand."""
     async with httpx2.AsyncClient() as client, anyio.create_task_group() as tasks:
-        tasks.start_soon(every, RENEW_EVERY_S, local.journal.renew_all)
+        tasks.start_soon(every, RENEW_EVERY_S, local.renew_leases)
         tasks.start_soon(every, TAKE_OVER_EVERY_S, TakeOver(local))
         tasks.start_soon(every, SWEEP_EVERY_S, _Sweep(local))
         options = jobs.WorkerOptions(concurrency=concurrency)

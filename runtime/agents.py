@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
+from runtime.decide import Limits
 from runtime.errors import RuntimeFault
 
 _HOUSE_RULES = """\
@@ -23,6 +25,12 @@ class Agent:
     """Names of operations, in any order."""
     model: str | None = None
     """None: the model of the settings."""
+    plan: Literal["optional", "required"] = "optional"
+    """required: the first reply can only plan and look."""
+    approvals: tuple[str, ...] = ()
+    """Tools that this agent may use only when a person allows the call."""
+    limits: Limits | None = None
+    """What one execution may use, unless it or its session says otherwise; None: what its session allows."""
 
 
 _BOARD = ("plan", "advance_phase", "create_task", "update_task", "find_tasks", "get_client")

@@ -17,13 +17,16 @@ An execution is a row like any other: it can be read over MCP and in Postgres, a
 crash of the program. Only a program that has the same agents can do that, so other workers leave it alone.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Literal, Self
 
 import anyio
+from anyio.abc import TaskGroup
+from anyio.streams.memory import MemoryObjectSendStream
 from pydantic import SecretStr
 
 from runtime.agents import Agent as BuiltInAgent
@@ -35,6 +38,7 @@ from runtime.local import Local, open_local
 from runtime.operation import Operation
 from runtime.ports import Model
 from runtime.settings import RuntimeSettings
+from runtime.streaming import StreamItem, follow
 from runtime.toolbox import OPERATIONS
 from storage.queries import executions
 from storage.settings import StorageSettings
@@ -97,6 +101,8 @@ class Runtime:
         self._db, self._user, self._model, self._given = db, user, model, local
         self._open = AsyncExitStack()
         self._local: Local | None = None
+        self._streams: TaskGroup | None = None
+        """Where the work behind `stream` goes on between two items."""
 
     async def __aenter__(self) -> Self:
         await self._open.__aenter__()
@@ -106,6 +112,8 @@ class Runtime:
             self._local = await self._open.enter_async_context(opening)
         else:
             self._local = self._given
+        self._streams = await anyio.create_task_group().__aenter__()
+        self._open.push_async_callback(self._stop_streams)
         return self
 
     async def __aexit__(
@@ -120,15 +128,37 @@ class Runtime:
         Raises:
             ModelUnavailableError: the model cannot answer now; `resume` goes on later.
         """
+        return await self.resume(await self._queue(agent, text, session_id))
+
+    async def stream(self, agent: Agent, text: str, *, session_id: int | None = None) -> AsyncGenerator[StreamItem]:
+        """Do what `run` does, and yield what happens: steps, the reply while it is said, the end.
+
+        Whoever leaves early stops driving the execution, as with a cancelled `run`; `resume` goes on with it.
+
+        Raises:
+            ModelUnavailableError: the model cannot answer now; `resume` goes on later.
+            StillRunningError: somebody else drives it.
+        """
+        execution_id = await self._queue(agent, text, session_id)
+        assert self._streams is not None  # noqa: S101 -- `_queue` has found the runtime open
+        scope = anyio.CancelScope()
+        send, receive = anyio.create_memory_object_stream[StreamItem | Exception]()
+        self._streams.start_soon(self._drive, execution_id, send, scope)
+        try:
+            async for item in receive:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            scope.cancel()
+            receive.close()
+
+    def follow(
+        self, execution_id: int, *, after_seq: int = 0, offset: int = 0, epoch: int | None = None
+    ) -> AsyncGenerator[StreamItem]:
+        """Yield what happens in an execution to its end, whoever drives it; see `runtime.streaming.follow`."""
         local = self._system()
-        name = f"{_PREFIX}{agent.name}"
-        self._agent_named(name)
-        async with local.database.begin(local.user_id) as db:
-            session = session_id or await executions.create_session(db, local.user_id)
-            execution_id = await executions.queue_execution(
-                db, user_id=local.user_id, session_id=session, agent_name=name, task=text
-            )
-        return await self.resume(execution_id)
+        return follow(local.database, local.user_id, execution_id, after_seq=after_seq, offset=offset, epoch=epoch)
 
     async def resume(self, execution_id: int) -> Run:
         """Drive an execution of one of these agents to its end, from wherever it is; one that has ended is returned.
@@ -157,8 +187,47 @@ class Runtime:
             rows = await executions.steps(db, execution_id, after_seq=after_seq)
         return [(row.seq, event_adapter.validate_python(row.body)) for row in rows]
 
+    async def _queue(self, agent: Agent, text: str, session_id: int | None) -> int:
+        local = self._system()
+        name = f"{_PREFIX}{agent.name}"
+        self._agent_named(name)
+        async with local.database.begin(local.user_id) as db:
+            session = session_id or await executions.create_session(db, local.user_id)
+            return await executions.queue_execution(
+                db, user_id=local.user_id, session_id=session, agent_name=name, task=text
+            )
+
+    async def _drive(
+        self, execution_id: int, send: MemoryObjectSendStream[StreamItem | Exception], scope: anyio.CancelScope
+    ) -> None:
+        """Drive an execution and send on what happens in it, or the error that ends that.
+
+        An async generator must not hold a task group across its items, so this is a task of the runtime's.
+        """
+
+        async def watch() -> None:
+            async for item in self.follow(execution_id):
+                await send.send(item)
+
+        async def telling(work: Callable[[], Awaitable[object]]) -> None:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 -- raised where the stream is read
+                await send.send(error)
+                scope.cancel()
+
+        with scope, send:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(telling, watch)
+                tasks.start_soon(telling, partial(self.resume, execution_id))
+
+    async def _stop_streams(self) -> None:
+        if self._streams is not None:
+            self._streams.cancel_scope.cancel()
+            await self._streams.__aexit__(None, None, None)
+
     def _driver(self, local: Local) -> Driver:
-        return local.driver.with_own(agents=self._agent_named, tools=self._tool_named)
+        return local.driver.varied(agents=self._agent_named, tools=self._tool_named)
 
     def _agent_named(self, name: str) -> BuiltInAgent:
         if name not in self._agents:
@@ -181,7 +250,7 @@ class Runtime:
         async def renew() -> None:
             while True:
                 await anyio.sleep(_RENEW_EVERY_S)
-                await local.journal.renew_all()
+                await local.renew_leases()
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(renew)

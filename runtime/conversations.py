@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runtime.agents import RECEPTIONIST
 from runtime.events import ExecutionEnded
-from runtime.journal import Claim
+from runtime.journal_port import Claim
 from runtime.operation import Conversation
 from runtime.outbox import queue_reply
 from storage.jobs import JobRequest, Jobs

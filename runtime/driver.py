@@ -1,49 +1,49 @@
 """The one driver: it performs the steps that `decide` returns and records what happened. Only it touches the world."""
 
-import hashlib
+import json
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import takewhile
-from typing import assert_never
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
 import anyio
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runtime import requests
+from runtime import budget, compaction, telemetry
 from runtime.agents import Agent, UnknownAgentError, agent_named
 from runtime.decide import Limits, decide
+from runtime.definitions import definition_hash, merged_limits
 from runtime.errors import (
     LeaseLostError,
     ModelReplyInvalidError,
     ModelRequestError,
     ModelUnavailableError,
-    ToolError,
     UnknownToolError,
 )
 from runtime.events import (
+    CallWaits,
+    Compacted,
+    DefinitionChanged,
     Event,
     ExecutionEnded,
     ModelReplied,
-    PhaseAdvanced,
     Planned,
-    ToolCall,
     UserSpoke,
 )
-from runtime.journal import Claim, PostgresJournal, ToolCommit, storable
-from runtime.operation import Context, Conversation, Operation, parse_arguments
-from runtime.ports import Json, Model, ModelRequest
+from runtime.journal import storable
+from runtime.journal_port import Arrival, Claim, Journal
+from runtime.operation import Operation
+from runtime.ports import Model, ModelRequest
 from runtime.prices import cost_micros
-from runtime.steps import CallModel, Finish, GiveUp, RunTools, Stop
+from runtime.running import Running
+from runtime.steps import AskApproval, CallModel, Compact, Finish, GiveUp, RunTools, Step, Stop, Wait
+from runtime.streaming import DeltaWriter, Feed
+from runtime.tool_calls import ToolCaller
 from runtime.toolbox import in_fixed_order, operation_named
-from runtime.tools import ExternalContext, Returned, failed, inside, late, outside, unknown
-from storage.errors import StorageError
 from storage.jobs import Jobs
-from storage.queries import identity, messaging
-from storage.tenancy import Database
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,33 @@ ELSEWHERE_S = 30.0
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 2.0, 300.0
 
-PATIENCE_S = 0.5
-"""How much longer than its time limit a tool inside a transaction is waited for."""
+CONTEXT_TOKENS = 160_000
+"""Of a window of 200,000: beyond it the older part of a session is summed up."""
 
 CANCELLED = ExecutionEnded(status="cancelled", text="cancelled on request")
 
 Closing = Callable[[AsyncSession, Claim, ExecutionEnded], Awaitable[None]]
 """What else belongs into the transaction that ends an execution."""
+
+
+class ToolSource(Protocol):
+    """Tools that are not code here: those of other MCP servers."""
+
+    async def operations(self, user_id: int, names: Sequence[str]) -> Mapping[str, Operation]:
+        """Return what these names mean to a tenant, by the name that a model uses; names of other kinds are left out.
+
+        Raises:
+            UnknownToolError: there is no such tool.
+        """
+        ...
+
+
+class AgentSource(Protocol):
+    """Agents that are not code here: those that are rows."""
+
+    async def __call__(self, user_id: int, name: str) -> Agent | None:
+        """Return a tenant's agent; None: it has none of this name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,28 +102,41 @@ class Later:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The execution waits for somebody, or a person has paused it; whoever answers wakes it up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NotOurs:
     """The execution is over already, waits for another one of its session, or somebody else drives or can drive it."""
 
 
-Outcome = Ended | Later | NotOurs
+Outcome = Ended | Later | Held | NotOurs
 
 
-@dataclass
-class _Run:
-    """What the driver knows about the execution it drives."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What a program knows how to run."""
 
-    claim: Claim
-    agent: Agent
-    zone: ZoneInfo
-    conversation: Conversation | None
-    prompt: str
-    """What the channel adds to the agent's instructions."""
-    participant_context: str
-    events: list[Event] = field(default_factory=list[Event])
-    """Of this execution."""
-    history: list[Event] = field(default_factory=list[Event])
-    """Of the whole session."""
+    agents: Callable[[str], Agent] = agent_named
+    tools: Callable[[str], Operation] = operation_named
+    agent_source: AgentSource | None = None
+    tool_source: ToolSource | None = None
+
+
+@dataclass(slots=True)
+class _ModelCalls:
+    """The model calls under way in this process, by execution, so that they can be broken off."""
+
+    scopes: dict[int, anyio.CancelScope] = field(default_factory=dict[int, anyio.CancelScope])
+    interrupted: set[int] = field(default_factory=set[int])
+
+
+class _BrokenOffError(Exception):
+    """A model call was ended before it had a reply."""
+
+
+_Asked = TypeVar("_Asked")
 
 
 class Driver:
@@ -112,53 +145,81 @@ class Driver:
     def __init__(
         self,
         *,
-        database: Database,
-        journal: PostgresJournal,
+        journal: Journal,
         model: Model,
         jobs: Jobs,
         closing: Closing,
+        known: Known | None = None,
+        deltas: DeltaWriter | None = None,
         default_zone: str = "UTC",
-        agents: Callable[[str], Agent] = agent_named,
-        tools: Callable[[str], Operation] = operation_named,
+        context_tokens: int = CONTEXT_TOKENS,
     ) -> None:
-        self._database = database
         self._journal = journal
         self._model = model
         self._jobs = jobs
         self._closing = closing
+        self._known = known or Known()
+        self._deltas = deltas
         self._default_zone = default_zone
-        self._agents = agents
-        self._tools = tools
+        self._context_tokens = context_tokens
+        self._caller = ToolCaller(journal, jobs)
+        self._calls = _ModelCalls()
 
-    def with_own(self, *, agents: Callable[[str], Agent], tools: Callable[[str], Operation]) -> "Driver":
-        """Return a driver on the same system that knows other agents and tools."""
-        return Driver(
-            database=self._database,
-            journal=self._journal,
+    def varied(
+        self,
+        *,
+        agents: Callable[[str], Agent] | None = None,
+        tools: Callable[[str], Operation] | None = None,
+        journal: Journal | None = None,
+        closing: Closing | None = None,
+    ) -> "Driver":
+        """Return a driver on the same system that differs in this."""
+        known = replace(self._known, agents=agents or self._known.agents, tools=tools or self._known.tools)
+        other = Driver(
+            journal=journal or self._journal,
             model=self._model,
             jobs=self._jobs,
-            closing=self._closing,
+            closing=closing or self._closing,
+            known=known,
+            deltas=self._deltas,
             default_zone=self._default_zone,
-            agents=agents,
-            tools=tools,
+            context_tokens=self._context_tokens,
         )
+        other._calls = self._calls
+        return other
+
+    def interrupt(self, execution_ids: Iterable[int]) -> None:
+        """Break off the model calls of these executions, because somebody wants them cancelled."""
+        for execution_id in execution_ids:
+            if scope := self._calls.scopes.get(execution_id):
+                self._calls.interrupted.add(execution_id)
+                scope.cancel()
 
     async def run(self, user_id: int, execution_id: int) -> Outcome:
-        """Claim an execution and drive it until it ends, or until the model has to be waited for."""
+        """Claim an execution and drive it until it ends, or until somebody or something has to be waited for."""
         claim = await self._journal.claim(user_id, execution_id)
         if claim is None:
             return NotOurs()
         try:
-            return await self._drive(claim)
+            with telemetry.invoking_agent(
+                claim.agent_name, session_id=claim.session_id, execution_id=execution_id
+            ) as span:
+                outcome = await self._drive(claim)
+                telemetry.mark(span, type(outcome).__name__.lower())
+                return outcome
         except LeaseLostError:
             logger.warning("another worker has taken over", extra={"executionId": execution_id})
+            # Or a commit went through although its answer was lost; then the lease is ours still, and nobody's now.
+            await self._journal.release(claim)
             return NotOurs()
         except BaseException as error:
-            # The process-wide renewal would keep this lease alive for ever, so it is given back whatever happened.
+            # Given back whatever happened, so that nobody has to wait until it lapses.
             blames = isinstance(error, Exception)
             with anyio.CancelScope(shield=True), anyio.move_on_after(5):
                 await self._journal.release(claim, delay_s=FIRST_BACKOFF_S if blames else 0, blames=blames)
             raise
+        finally:
+            self._journal.forget(claim)
 
     async def _drive(self, claim: Claim) -> Outcome:
         try:
@@ -167,9 +228,9 @@ class Driver:
             if error.is_of_another_program:
                 await self._journal.release(claim, delay_s=ELSEWHERE_S)
                 return NotOurs()
-            recorded = await self._journal.read(claim)
-            events = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
-            return await self._fail(claim, events, str(error))
+            return await self._fail_unprepared(claim, str(error))
+        except UnknownToolError as error:
+            return await self._fail_unprepared(claim, str(error))
         if claim.attempt > MAX_DEATHS:
             reason = f"parked: {claim.attempt - 1} workers failed over it; look at its last step, then run it again"
             return await self._fail(claim, run.events, reason)
@@ -180,15 +241,26 @@ class Driver:
             outcome = await self._step(run)
         return outcome
 
-    async def _step(self, run: _Run) -> Outcome | None:
+    async def _step(self, run: Running) -> Outcome | None:
         """Perform the next step; an outcome when the execution cannot go on now."""
-        match decide(run.events, Limits(iterations=run.claim.max_iterations)):
+        if run.signals.cancel:
+            return await self._end(run.claim, run.events, CANCELLED)
+        if run.signals.pause:
+            return await self._hold(run, ())
+        return await self._perform(run, decide(run.events, run.limits, spent=run.spent, asks=run.asks))
+
+    async def _perform(self, run: Running, step: Step) -> Outcome | None:
+        match step:
             case CallModel():
                 return await self._call_model(run)
             case RunTools(calls=calls):
-                for call in calls:
-                    await self._run_tool(run, call)
-                return None
+                return await self._caller.run(run, calls)
+            case AskApproval(call=call, reason=reason):
+                return await self._caller.ask(run, call, reason)
+            case Wait(waits=waits):
+                return await self._hold(run, waits)
+            case Compact():
+                return await self._compact(run)
             case Finish(text=text):
                 return await self._end(run.claim, run.events, ExecutionEnded(status="completed", text=text))
             case GiveUp(reason=reason):
@@ -198,149 +270,223 @@ class Driver:
             case _ as unreachable:
                 assert_never(unreachable)
 
-    async def _prepare(self, claim: Claim) -> _Run:
-        agent = self._agents(claim.agent_name)
-        async with self._database.begin(claim.user_id) as db:
-            zone = ZoneInfo(await identity.timezone_of(db) or self._default_zone)
-            row = await messaging.conversation_of_session(db, claim.session_id)
-            webhook = await messaging.webhook(db, row.webhook_id) if row else None
-        conversation = (
-            Conversation(id=row.id, webhook_id=row.webhook_id, participant_id=row.participant_id) if row else None
-        )
-        run = _Run(
+    # --- before the first step ---
+
+    async def _prepare(self, claim: Claim) -> Running:
+        agent = await self._agent(claim)
+        scene = await self._journal.scene(claim)
+        run = Running(
             claim=claim,
             agent=agent,
-            zone=zone,
-            conversation=conversation,
-            prompt=(webhook.system_prompt or "") if webhook else "",
-            participant_context=f"\nfrom: {row.participant_id}" if row else "",
+            scene=scene,
+            zone=ZoneInfo(scene.zone or self._default_zone),
+            tools=await self._tools_of(claim, agent),
+            limits=self._limits(claim, agent),
+            cost_micros=claim.cost_micros,
         )
+        defined = definition_hash(agent, scene.prompt, [operation.spec for operation in run.tools.values()])
+        is_changed = not claim.is_new and claim.definition_hash not in (None, defined)
         if claim.is_new:
-            await self._journal.begin(claim, self._opening(run))
+            await self._journal.begin(claim, _opening(run), definition_hash=defined)
+        elif is_changed:
+            await self._journal.note(claim, DefinitionChanged(definition_hash=defined), definition_hash=defined)
         recorded = await self._journal.read(claim)
-        run.history = [entry.event for entry in recorded]
-        run.events = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
+        mine = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
+        run.load([entry.event for entry in recorded], mine)
+        run.next_seq = claim.next_seq + claim.is_new + is_changed
         return run
 
-    def _opening(self, run: _Run) -> UserSpoke:
-        now = run.claim.now.astimezone(run.zone).isoformat(timespec="seconds")
-        context = f"now: {now}\ntimezone: {run.zone.key}{run.participant_context}"
-        origin = "participant" if run.conversation else "staff"
-        return UserSpoke(text=run.claim.task, context=context, origin=origin)
+    async def _agent(self, claim: Claim) -> Agent:
+        try:
+            return self._known.agents(claim.agent_name)
+        except UnknownAgentError:
+            source = self._known.agent_source
+            found = None if source is None else await source(claim.user_id, claim.agent_name)
+            if found is None:
+                raise
+            return found
 
-    def _request(self, run: _Run) -> ModelRequest:
+    async def _tools_of(self, claim: Claim, agent: Agent) -> Mapping[str, Operation]:
+        """Return the agent's tools in the order of its requests: ours, then those of other servers."""
+        ours = [name for name in agent.tools if "/" not in name]
+        found = {name: self._known.tools(name) for name in in_fixed_order(ours)}
+        others = [name for name in agent.tools if "/" in name]
+        if others and self._known.tool_source is None:
+            raise UnknownToolError(others[0], agent.tools)
+        if others and self._known.tool_source is not None:
+            found |= await self._known.tool_source.operations(claim.user_id, others)
+        return found
+
+    def _limits(self, claim: Claim, agent: Agent) -> Limits:
+        of_agent = agent.limits or Limits(iterations=claim.max_iterations)
+        iterations = min(of_agent.iterations, claim.max_iterations)
+        limits = replace(of_agent, iterations=iterations, context_tokens=self._context_tokens)
+        return merged_limits(limits, claim.limits)
+
+    async def _fail_unprepared(self, claim: Claim, reason: str) -> Ended:
+        recorded = await self._journal.read(claim)
+        events = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
+        return await self._fail(claim, events, reason)
+
+    # --- the model ---
+
+    def _request(self, run: Running) -> ModelRequest:
         """Build the request; whatever changes from call to call stays out of system and tools, for the prompt cache."""
-        system = f"{run.agent.instructions}\n\n{run.prompt}".strip()
+        must_plan = run.agent.plan == "required" and not run.is_planned
+        offered = [
+            operation.spec
+            for operation in run.tools.values()
+            if not must_plan or operation.name == "plan" or operation.effect == "none"
+        ]
         return ModelRequest(
-            system=system,
-            messages=requests.messages_of(run.history),
-            tools=[self._tools(name).spec for name in in_fixed_order(run.agent.tools)],
+            system=f"{run.agent.instructions}\n\n{run.scene.prompt}".strip(),
+            messages=run.transcript.messages,
+            tools=offered,
             model=run.agent.model,
         )
 
-    async def _call_model(self, run: _Run) -> Outcome | None:
+    async def _call_model(self, run: Running) -> Outcome | None:
         """Ask the model and record its reply (T1); an outcome when the execution cannot go on now."""
+        request = await self._within_budget(run, self._request(run))
+        if isinstance(request, str):
+            return await self._fail(run.claim, run.events, request)
         try:
-            reply = await self._valid_reply(self._request(run))
+            reply, said = await self._unless_broken_off(run, self._valid_reply, request)
         except ModelUnavailableError as error:
             return await self._wait(run, error)
         except ModelRequestError as error:
             return await self._fail(run.claim, run.events, str(error))
+        except _BrokenOffError:
+            return await self._broken_off(run)
         cost = cost_micros(reply.model, reply.usage)
-        cancelled = await self._journal.record_reply(run.claim, reply, cost=cost, task=run.claim.task)
-        _note(run, reply)
-        if cancelled:
-            return await self._end(run.claim, run.events, CANCELLED)
+        unplanned = not run.is_planned and all(call.name != "plan" for call in reply.calls)
+        goal = run.claim.task if unplanned else None
+        # A worker that died in the middle of a reply has left what it had said of it.
+        said = said or run.claim.attempt > 1
+        signals = await self._journal.record_reply(run.claim, reply, cost=cost, goal=goal, said=said)
+        run.note(reply, *([] if goal is None else [Planned(goal=goal, phases=("answer",))]))
+        run.pay(cost)
+        run.signals = signals
         return None
 
-    async def _valid_reply(self, request: ModelRequest) -> ModelReplied:
-        """Ask again when a reply was cut: no tool has run, so that is safe."""
-        problem = ""
-        for _ in range(INVALID_REPLIES):
+    async def _within_budget(self, run: Running, request: ModelRequest) -> ModelRequest | str:
+        """Set aside what the call may use, if anything is limited; or say why there is not enough left."""
+        limits = run.limits
+        if limits.tokens is None and limits.cost_micros is None:
+            return request
+        said = json.dumps([request.system, list(request.messages), [spec.input_schema for spec in request.tools]])
+        reservation = budget.reserve(
+            limits,
+            run.spent,
+            input_tokens=len(said) // budget.CHARACTERS_PER_TOKEN,
+            max_tokens=request.max_tokens,
+            price=lambda usage: cost_micros(request.model or self._model.name, usage),
+        )
+        if reservation is None or isinstance(reservation, str):
+            return request if reservation is None else f"the allowance is used up: {reservation}"
+        await self._journal.reserve(run.claim, tokens=reservation.tokens, cost_micros=reservation.cost_micros)
+        return replace(request, max_tokens=reservation.max_tokens)
+
+    async def _unless_broken_off(
+        self, run: Running, ask: Callable[[Running, ModelRequest], Awaitable[_Asked]], request: ModelRequest
+    ) -> _Asked:
+        """Ask the model in a scope that a person's wish to cancel ends, and the end of the execution's time.
+
+        Raises:
+            _BrokenOffError: it was ended.
+        """
+        seconds, execution_id = run.limits.seconds, run.claim.execution_id
+        left_s = math.inf if seconds is None else max(seconds - run.spent.seconds, 0)
+        with anyio.move_on_after(left_s) as scope:
+            self._calls.scopes[execution_id] = scope
             try:
-                return await self._model.reply(request)
-            except ModelReplyInvalidError as error:
-                problem = error.reason
-                logger.warning("a model reply did not count", extra={"reason": error.reason})
+                return await ask(run, request)
+            finally:
+                self._calls.scopes.pop(execution_id, None)
+        raise _BrokenOffError
+
+    async def _broken_off(self, run: Running) -> Ended:
+        """End an execution whose model call was broken off: by a person, or by its own time limit."""
+        execution_id = run.claim.execution_id
+        if execution_id in self._calls.interrupted:
+            self._calls.interrupted.discard(execution_id)
+            return await self._end(run.claim, run.events, CANCELLED)
+        return await self._fail(run.claim, run.events, f"reached the limit of {run.limits.seconds:g} s")
+
+    async def _valid_reply(self, run: Running, request: ModelRequest) -> tuple[ModelReplied, bool]:
+        """Ask again when a reply was cut: no tool has run, so that is safe. Also tell whether live text was written."""
+        problem, said = "", False
+        for _ in range(INVALID_REPLIES):
+            async with self._feeding(run) as feed:
+                try:
+                    reply = await self._model.reply(request, on_text=feed)
+                except ModelReplyInvalidError as error:
+                    reply, problem = None, error.reason
+                    logger.warning("a model reply did not count", extra={"reason": error.reason})
+            said = said or (feed is not None and feed.written)
+            if reply is not None:
+                return reply, said
         raise ModelUnavailableError(f"{INVALID_REPLIES} replies in a row did not count, the last because {problem}")
 
-    async def _wait(self, run: _Run, error: ModelUnavailableError) -> Later:
+    async def _plain_reply(self, run: Running, request: ModelRequest) -> ModelReplied:
+        del run
+        return await self._model.reply(request)
+
+    @asynccontextmanager
+    async def _feeding(self, run: Running) -> AsyncGenerator[Feed | None]:
+        claim = run.claim
+        if self._deltas is None:
+            yield None
+            return
+        async with self._deltas.writing(
+            user_id=claim.user_id, session_id=claim.session_id, epoch=claim.epoch, seq=run.next_seq
+        ) as feed:
+            yield feed
+
+    async def _wait(self, run: Running, error: ModelUnavailableError) -> Later:
         """Let go of the session; the time to go on is in the row, so no process has to remember it."""
         delay_s = error.retry_after_s or min(FIRST_BACKOFF_S * 2 ** min(run.claim.attempt, 8), LONGEST_BACKOFF_S)
         logger.warning("the model is unavailable", extra={"reason": error.reason, "delay_s": delay_s})
         await self._journal.release(run.claim, delay_s=delay_s)
         return Later(delay_s=delay_s)
 
-    async def _run_tool(self, run: _Run, call: ToolCall) -> None:
-        """Run one call, so that it ends in exactly one recorded result whatever the tool does."""
+    async def _compact(self, run: Running) -> Outcome | None:
+        """Have the older part of the session summed up, so that the rest fits the model's window again."""
+        history = run.transcript.events
+        steps = compaction.cut_at(history)
+        if steps == 0:
+            reason = "the session no longer fits the model's context window and cannot be summed up; start a new one"
+            return await self._fail(run.claim, run.events, reason)
+        request = compaction.summary_request(history, steps, model=run.agent.model)
         try:
-            operation = self._allowed(run, call)
-            # `perform` reads the arguments of the others, inside their transaction.
-            parsed = parse_arguments(operation, call.arguments) if operation.effect == "external" else None
-        except (ToolError, StorageError) as error:
-            await self._record(run, call, failed(str(error)))
-            return
-        if parsed is not None:
-            await self._run_outside(run, call, operation, parsed)
-            return
-        try:
-            await self._run_inside(run, call, operation)
-        except TimeoutError:
-            await self._record(run, call, failed(late(operation)))
+            reply = await self._unless_broken_off(run, self._plain_reply, request)
+        except (ModelUnavailableError, ModelReplyInvalidError) as error:
+            return await self._wait(run, ModelUnavailableError(error.reason))
+        except ModelRequestError as error:
+            return await self._fail(run.claim, run.events, str(error))
+        except _BrokenOffError:
+            return await self._broken_off(run)
+        compacted = Compacted(steps=steps, summary=reply.text, model=reply.model, usage=reply.usage)
+        cost = cost_micros(reply.model, reply.usage)
+        await self._journal.record_summary(run.claim, compacted, cost=cost)
+        run.note(compacted)
+        run.pay(cost)
+        return None
 
-    async def _run_inside(self, run: _Run, call: ToolCall, operation: Operation) -> None:
-        """Run a tool of our database: its effect and its result commit together (T2)."""
-        async with self._journal.tool_commit(run.claim, call) as commit:
-            started = time.monotonic()
-            # A little longer than the server lets a statement take, which is the end that keeps the transaction.
-            with anyio.fail_after(operation.timeout_s + PATIENCE_S):
-                returned = await inside(operation, self._context(run, commit.db), call.arguments)
-            returned.write(commit, call, duration_s=time.monotonic() - started)
-            if not returned.is_error:
-                commit.facts = _facts(call, returned.result, run.events)
-        _note_commit(run, commit)
+    # --- waiting and ending ---
 
-    async def _run_outside(self, run: _Run, call: ToolCall, operation: Operation, parsed: BaseModel) -> None:
-        """Run a tool with an effect elsewhere, with no transaction open, after recording that it begins.
-
-        A worker that died in between leaves `started` behind. Then a tool that honours its key runs again under the
-        same one; for any other the outcome is unknown, is recorded as unknown, and is never tried blindly.
-        """
-        key = hashlib.sha256(f"{run.claim.execution_id}:{call.id}".encode()).hexdigest()
-        is_first = await self._journal.start_call(run.claim, call, key)
-        if not is_first and not operation.honours_key:
-            await self._record(run, call, unknown("a worker died while it ran"))
-            return
-        started = time.monotonic()
-        context = ExternalContext(
-            key=key, user_id=run.claim.user_id, execution_id=run.claim.execution_id, now=run.claim.now, zone=run.zone
-        )
-        returned = await outside(operation, context, parsed)
-        await self._record(run, call, returned, duration_s=time.monotonic() - started)
-
-    async def _record(self, run: _Run, call: ToolCall, returned: Returned, *, duration_s: float = 0) -> None:
-        """Commit a result that has no effect beside it (T2)."""
-        async with self._journal.tool_commit(run.claim, call) as commit:
-            returned.write(commit, call, duration_s=duration_s)
-        _note_commit(run, commit)
-
-    def _allowed(self, run: _Run, call: ToolCall) -> Operation:
-        if call.name not in run.agent.tools:
-            raise UnknownToolError(call.name, run.agent.tools)
-        return self._tools(call.name)
-
-    def _context(self, run: _Run, db: AsyncSession) -> Context:
-        return Context(
-            db=db,
-            jobs=self._jobs,
-            user_id=run.claim.user_id,
-            now=run.claim.now,
-            zone=run.zone,
-            session_id=run.claim.session_id,
-            execution_id=run.claim.execution_id,
-            agent_name=run.claim.agent_name,
-            conversation=run.conversation,
-        )
+    async def _hold(self, run: Running, waits: Sequence[CallWaits]) -> Outcome | None:
+        """Take what has come for the calls that wait; without anything, let go until somebody answers."""
+        arrivals: Mapping[str, Arrival] = await self._journal.arrivals(run.claim, waits) if waits else {}
+        calls = {call.id: call for event in run.events if isinstance(event, ModelReplied) for call in event.calls}
+        for call_id, arrival in arrivals.items():
+            await self._caller.take(run, calls[call_id], arrival)
+        if arrivals:
+            return None
+        if await self._journal.hold(run.claim, waits, run.events):
+            return Held()
+        run.signals = replace(run.signals, pause=False)
+        return None
 
     async def _fail(self, claim: Claim, events: Sequence[Event], reason: str) -> Ended:
         return await self._end(claim, events, ExecutionEnded(status="failed", text=reason))
@@ -353,24 +499,9 @@ class Driver:
         return Ended(event=shown)
 
 
-def _note_commit(run: _Run, commit: ToolCommit) -> None:
-    assert commit.returned is not None  # noqa: S101 -- settled before it was committed
-    _note(run, commit.returned, *commit.facts)
-
-
-def _note(run: _Run, *events: Event) -> None:
-    run.events.extend(events)
-    run.history.extend(events)
-
-
-def _facts(call: ToolCall, result: Json, events: Sequence[Event]) -> list[Planned | PhaseAdvanced]:
-    """Return what a call of ours says about the course of the execution."""
-    match call.name:
-        case "plan":
-            return [Planned(goal=result["goal"], phases=tuple(result["phases"]))]
-        case "advance_phase":
-            since_plan = takewhile(lambda event: not isinstance(event, Planned), reversed(events))
-            index = sum(isinstance(event, PhaseAdvanced) for event in since_plan) + 1
-            return [PhaseAdvanced(index=index, name=result["current"])]
-        case _:
-            return []
+def _opening(run: Running) -> UserSpoke:
+    now = run.claim.now.astimezone(run.zone).isoformat(timespec="seconds")
+    conversation = run.scene.conversation
+    participant = f"\nfrom: {conversation.participant_id}" if conversation else ""
+    context = f"now: {now}\ntimezone: {run.zone.key}{participant}"
+    return UserSpoke(text=run.claim.task, context=context, origin="participant" if conversation else "staff")

@@ -8,6 +8,7 @@ RuntimeFault
 ├── ToolError                     the tool refused; its message is for the model or the person
 │   ├── UnknownToolError          no tool has this name
 │   └── ToolArgumentsError        the arguments do not fit the tool's schema
+├── ApprovalGoneError             the approval of this call is used up, or its time is over
 ├── LeaseLostError                another worker drives this session; nothing of ours was written
 └── NotAuthorisedError            nobody was named, or the key or the name is not valid
 """
@@ -70,6 +71,14 @@ class ToolArgumentsError(ToolError):
         super().__init__(f"invalid arguments for {name!r}: {'; '.join(problems)}")
         self.name = name
         self.problems = tuple(problems)
+
+
+class ApprovalGoneError(RuntimeFault):
+    """The approval of this call is used up, or its time is over."""
+
+    def __init__(self, approval_id: int) -> None:
+        super().__init__(f"approval {approval_id} is used up or has expired; ask again")
+        self.approval_id = approval_id
 
 
 class LeaseLostError(RuntimeFault):

@@ -4,6 +4,7 @@ Pure data. Above: `decide` reads these, the journal stores them. A stored `kind`
 is a new kind.
 """
 
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -22,6 +23,12 @@ class Usage(Fact):
     output_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Everything that was read and written, cached or not."""
+        read = self.input_tokens + self.cache_creation_input_tokens + self.cache_read_input_tokens
+        return read + self.output_tokens
 
 
 class ToolCall(Fact):
@@ -62,7 +69,7 @@ class ModelReplied(Fact):
         """The model's readable reasoning, empty when it gave none."""
         return "\n".join(block["thinking"] for block in self.content if block["type"] == "thinking").strip()
 
-    @property
+    @cached_property
     def calls(self) -> tuple[ToolCall, ...]:
         """The tool calls, in the model's order."""
         return tuple(
@@ -106,8 +113,54 @@ class ExecutionEnded(Fact):
     text: str
 
 
+class WaitsFor(Fact):
+    """What a call waits for: a person's word on it, a person's answer, or another execution; `id` names the row."""
+
+    kind: Literal["approval", "answer", "execution"]
+    id: int
+
+
+class CallWaits(Fact):
+    """A call has no result yet, and nobody needs to do anything until its answer is there."""
+
+    kind: Literal["system"] = "system"
+    what: Literal["call_waits"] = "call_waits"
+    call_id: str
+    waits_for: WaitsFor
+
+
+class CallApproved(Fact):
+    """A person allowed one call; it may run once."""
+
+    kind: Literal["system"] = "system"
+    what: Literal["call_approved"] = "call_approved"
+    call_id: str
+    approval_id: int
+    by: str
+
+
+class DefinitionChanged(Fact):
+    """From here on the agent has other instructions, another model or other tools than it began with."""
+
+    kind: Literal["system"] = "system"
+    what: Literal["definition_changed"] = "definition_changed"
+    definition_hash: str
+
+
+class Compacted(Fact):
+    """The first `steps` steps of the session, as it is read, are told to the model as a summary; the rows stay."""
+
+    kind: Literal["compaction"] = "compaction"
+    steps: int
+    summary: str
+    model: str
+    usage: Usage = Usage()
+
+
+Noted = Annotated[CallWaits | CallApproved | DefinitionChanged, Field(discriminator="what")]
+
 Event = Annotated[
-    UserSpoke | ModelReplied | ToolReturned | Planned | PhaseAdvanced | ExecutionEnded,
+    UserSpoke | ModelReplied | ToolReturned | Planned | PhaseAdvanced | Noted | Compacted | ExecutionEnded,
     Field(discriminator="kind"),
 ]
 

@@ -1,35 +1,49 @@
-"""The durable side of the loop: claims, the two commits of an iteration, and the end. The only SQL above storage.
+# ruff: noqa: S608 -- the statements are built from constants of this module
+"""The durable side of the loop: claims, the two commits of an iteration, waiting, the end. The only SQL above storage.
 
 T1 records a reply together with every tool call it intends, the usage and a longer lease. T2 records one tool's effect
 together with its result. Both, and the end, compare the lease's epoch: zero rows mean that another worker has taken
 over, and then nothing of the transaction survives, the tool's effect included. No transaction is open while a model
-thinks.
+thinks. T1 and T2 are one statement each, as text: to build them anew would cost more than the server takes for them.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Table, and_, case, func, insert, literal, or_, select, text, update
+from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runtime.errors import LeaseLostError
+from runtime.approvals import Permit, request_hash
+from runtime.errors import ApprovalGoneError, LeaseLostError
 from runtime.events import (
+    CallWaits,
+    Compacted,
     Event,
     ExecutionEnded,
     ModelReplied,
-    PhaseAdvanced,
     Planned,
     ToolCall,
     ToolReturned,
+    Usage,
     UserSpoke,
+    WaitsFor,
     event_adapter,
 )
-from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution, ToolState
-from storage.queries import executions
-from storage.queries.executions import ACTIVE
+from runtime.journal_port import (
+    Answered,
+    Arrival,
+    Claim,
+    Granted,
+    Recorded,
+    Scene,
+    Settled,
+    Signals,
+    ToolCommit,
+)
+from runtime.operation import Conversation
+from storage.queries import executions, identity, messaging
 from storage.tenancy import Database
 
 LEASE_S = 15
@@ -38,219 +52,199 @@ LEASE_S = 15
 PROJECTED = 100
 """How many entries the jsonb projections of the document's columns show."""
 
-SESSIONS, EXECUTIONS, STEPS, TOOLS = (
-    cast("Table", model.__table__) for model in (AgentSession, AgentExecution, AgentStep, ToolExecution)
-)
-"""The hot path names tables, not classes: SQLAlchemy's unit of work would cost it more than the server does."""
-
-_LEASE_END = func.now() + text(f"interval '{LEASE_S} seconds'")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """The right to drive one execution, as long as the session's epoch is ours."""
-
-    user_id: int
-    session_id: int
-    execution_id: int
-    epoch: int
-    agent_name: str
-    task: str
-    is_new: bool
-    """No event of this execution is recorded yet."""
-    attempt: int
-    """How many workers have taken it up without giving it back, this one included."""
-    max_iterations: int
-    now: datetime
-    """The database's clock at the claim."""
-    cancel_requested: bool
-    """Somebody wants it stopped; nothing more is to be asked of a model."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """An event of a session, and the execution it belongs to."""
-
-    execution_id: int
-    event: Event
+APPROVAL_S = 24 * 3600
+"""How long a person has to answer."""
 
 
 class PostgresJournal:
-    """The journal of every session in one database, for one process."""
+    """The journal of every session in one database, for one process. See `runtime.journal_port.Journal`."""
 
     def __init__(self, database: Database, owner: str) -> None:
         self._database = database
         self._owner = owner
+        self._held: set[tuple[int, int]] = set()
+        """Session and epoch of the claims that this process knows it has; only these are renewed."""
 
     async def claim(self, user_id: int, execution_id: int) -> Claim | None:
-        """Take the lease of an execution's session.
-
-        None: the execution is over, is not yet due, is not the next one of its session, or somebody else drives it.
-        """
-        earlier = EXECUTIONS.alias()
-        is_next = ~(
-            select(earlier.c.id)
-            .where(
-                earlier.c.sessionId == EXECUTIONS.c.sessionId,
-                earlier.c.status.in_(ACTIVE),
-                earlier.c.id < EXECUTIONS.c.id,
-            )
-            .exists()
-        )
-        is_due = or_(EXECUTIONS.c.runAfter.is_(None), EXECUTIONS.c.runAfter <= func.now())
-        is_free = or_(SESSIONS.c.leaseOwner.is_(None), SESSIONS.c.leaseUntil < func.now())
-        taken = (
-            update(SESSIONS)
-            .where(
-                EXECUTIONS.c.id == execution_id,
-                SESSIONS.c.id == EXECUTIONS.c.sessionId,
-                EXECUTIONS.c.status.in_(ACTIVE),
-                is_next,
-                is_due,
-                is_free,
-            )
-            .values(
-                {
-                    SESSIONS.c.leaseOwner: self._owner,
-                    SESSIONS.c.leaseEpoch: SESSIONS.c.leaseEpoch + 1,
-                    SESSIONS.c.leaseUntil: _LEASE_END,
-                }
-            )
-            .returning(SESSIONS.c.id, SESSIONS.c.leaseEpoch, SESSIONS.c.maxIterations)
-        )
+        """Take the lease of an execution's session, if it is free and the execution can go on."""
         async with self._database.begin(user_id) as db:
-            session = (await db.execute(taken)).one_or_none()
-            if session is None:
-                return None
-            begun = (
-                update(EXECUTIONS)
-                .where(EXECUTIONS.c.id == execution_id)
-                .values(
-                    {
-                        EXECUTIONS.c.attempt: EXECUTIONS.c.attempt + 1,
-                        EXECUTIONS.c.startedAt: func.coalesce(EXECUTIONS.c.startedAt, func.now()),
-                        EXECUTIONS.c.runAfter: None,
-                    }
-                )
-                .returning(
-                    EXECUTIONS.c.status,
-                    EXECUTIONS.c.agentName,
-                    EXECUTIONS.c.taskDescription,
-                    EXECUTIONS.c.attempt,
-                    func.now(),
-                    EXECUTIONS.c.cancelRequestedAt.is_not(None),
-                )
-            )
-            row = (await db.execute(begun)).one()
+            row = (await db.execute(_CLAIM, {"execution_id": execution_id, "owner": self._owner})).one_or_none()
+        if row is None:
+            return None
+        self._held.add((row.sessionId, row.leaseEpoch))
         return Claim(
             user_id=user_id,
-            session_id=session[0],
+            session_id=row.sessionId,
             execution_id=execution_id,
-            epoch=session[1],
-            agent_name=row[1],
-            task=row[2],
-            is_new=row[0] == "pending",
-            attempt=row[3],
-            max_iterations=session[2],
-            now=row[4],
-            cancel_requested=row[5],
+            epoch=row.leaseEpoch,
+            agent_name=row.agentName,
+            task=row.taskDescription,
+            is_new=row.status == "pending",
+            attempt=row.attempt,
+            max_iterations=row.maxIterations,
+            now=row.now,
+            next_seq=row.nextSeq,
+            started_at=row.startedAt,
+            cancel_requested=row.cancel,
+            limits=row.limits,
+            cost_micros=row.costMicros,
+            unsettled_tokens=row.unsettledTokens,
+            unsettled_cost_micros=row.unsettledCostMicros,
+            definition_hash=row.definitionHash,
         )
 
     async def read(self, claim: Claim) -> list[Recorded]:
-        """Return the whole history of the claimed session, oldest first."""
-        statement = (
-            select(STEPS.c.executionId, STEPS.c.body).where(STEPS.c.sessionId == claim.session_id).order_by(STEPS.c.seq)
-        )
-        async with self._database.begin(claim.user_id) as db:
-            rows = (await db.execute(statement)).all()
-        return [Recorded(execution_id=row[0], event=event_adapter.validate_python(row[1])) for row in rows]
+        """Return the whole history of the claimed session, that of the sessions it was forked from first."""
+        async with self._database.begin(claim.user_id, read_only=True) as db:
+            rows = (await db.execute(_HISTORY, {"session_id": claim.session_id})).all()
+        return [Recorded(execution_id=row[0], event=_parsed(row[1])) for row in rows]
 
-    async def begin(self, claim: Claim, event: UserSpoke) -> None:
+    async def scene(self, claim: Claim) -> Scene:
+        """Return where the execution takes place."""
+        async with self._database.begin(claim.user_id, read_only=True) as db:
+            zone = await identity.timezone_of(db)
+            row = await messaging.conversation_of_session(db, claim.session_id)
+            if row is None:
+                return Scene(zone=zone)
+            webhook = await messaging.webhook(db, row.webhook_id)
+            conversation = Conversation(id=row.id, webhook_id=row.webhook_id, participant_id=row.participant_id)
+            return Scene(zone=zone, conversation=conversation, prompt=(webhook.system_prompt or "") if webhook else "")
+
+    async def begin(self, claim: Claim, event: UserSpoke, *, definition_hash: str) -> None:
         """Record what the execution is about and show it as planning."""
         async with self._database.begin(claim.user_id) as db:
-            await self._append(db, claim, [event], {SESSIONS.c.status: "planning"})
-            await self._set_execution(db, claim, {EXECUTIONS.c.status: "planning"})
+            await self._append(db, claim, [event])
+            await db.execute(_BEGUN, {"execution_id": claim.execution_id, "hash": definition_hash})
 
-    async def record_reply(self, claim: Claim, reply: ModelReplied, *, cost: int | None, task: str) -> bool:
-        """T1: record a reply, its intended calls and its cost; tell whether somebody wants the execution cancelled.
-
-        A first reply that does not plan gets the one-phase plan, so that planning costs no call of its own.
-        """
-        spent: dict[Any, Any] = {
-            SESSIONS.c.iterationCount: SESSIONS.c.iterationCount + 1,
-            SESSIONS.c.tokensIn: SESSIONS.c.tokensIn + reply.usage.input_tokens,
-            SESSIONS.c.tokensOut: SESSIONS.c.tokensOut + reply.usage.output_tokens,
-            SESSIONS.c.costMicros: SESSIONS.c.costMicros + literal(cost),
-        }
-        counted: dict[Any, Any] = {
-            EXECUTIONS.c.iterations: EXECUTIONS.c.iterations + 1,
-            EXECUTIONS.c.tokensIn: EXECUTIONS.c.tokensIn + reply.usage.input_tokens,
-            EXECUTIONS.c.tokensOut: EXECUTIONS.c.tokensOut + reply.usage.output_tokens,
-            EXECUTIONS.c.costMicros: EXECUTIONS.c.costMicros + literal(cost),
-        }
+    async def note(self, claim: Claim, *events: Event, definition_hash: str | None = None) -> None:
+        """Append facts."""
         async with self._database.begin(claim.user_id) as db:
-            row = await self._set_execution(db, claim, counted)
-            unplanned = row.status == "planning" and all(call.name != "plan" for call in reply.calls)
-            planned = [Planned(goal=task, phases=("answer",))] if unplanned else []
-            await self._append(db, claim, [reply, *planned], spent)
-            if unplanned:
-                await executions.write_plan(db, claim.execution_id, goal=task, phases=["answer"])
-            if reply.calls:
-                await db.execute(insert(TOOLS), [self._intent(claim, call) for call in reply.calls])
-        return row.cancel_requested
+            await self._append(db, claim, events)
+            if definition_hash is not None:
+                await db.execute(_REDEFINED, {"execution_id": claim.execution_id, "hash": definition_hash})
 
-    async def start_call(self, claim: Claim, call: ToolCall, key: str) -> bool:
-        """Record that an external tool is about to act; False: a worker that is gone had recorded that before."""
+    async def reserve(self, claim: Claim, *, tokens: int, cost_micros: int) -> None:
+        """Set aside what the next model call may cost at most."""
         async with self._database.begin(claim.user_id) as db:
-            await self._fence(db, claim)
-            before = await db.scalar(
-                select(TOOLS.c.state)
-                .where(TOOLS.c.executionId == claim.execution_id, TOOLS.c.toolUseId == call.id)
-                .with_for_update()
-            )
-            started = update(TOOLS).where(TOOLS.c.executionId == claim.execution_id, TOOLS.c.toolUseId == call.id)
-            values: dict[Any, Any] = {
-                TOOLS.c.state: "started",
-                TOOLS.c.idempotencyKey: key,
-                TOOLS.c.leaseEpoch: claim.epoch,
-            }
-            await db.execute(started.values(values))
-        return before == "pending"
+            await self._append(db, claim, [])
+            values = {"execution_id": claim.execution_id, "tokens": tokens, "cost": cost_micros}
+            await db.execute(_RESERVE, values)
+
+    async def record_reply(
+        self, claim: Claim, reply: ModelReplied, *, cost: int | None, goal: str | None, said: bool = False
+    ) -> Signals:
+        """T1: record a reply, every call it intends, its usage and a longer lease."""
+        events: list[Event] = [reply] if goal is None else [reply, Planned(goal=goal, phases=("answer",))]
+        values = _T1_values(claim, events, reply.usage, cost, reply.calls)
+        async with self._database.begin(claim.user_id) as db:
+            row = (await db.execute(_T1, values)).one_or_none()
+            if row is None:
+                raise LeaseLostError(claim.session_id, claim.epoch)
+            if goal is not None:
+                await executions.write_plan(db, claim.execution_id, goal=goal, phases=["answer"])
+            if said:
+                await db.execute(_FORGET_SAID, {"session_id": claim.session_id})
+        return Signals(cancel=row.cancel, pause=row.pause)
+
+    async def record_summary(self, claim: Claim, compacted: Compacted, *, cost: int | None) -> None:
+        """Record a summary and what it cost."""
+        values = _T1_values(claim, [compacted], compacted.usage, cost, ())
+        async with self._database.begin(claim.user_id) as db:
+            if (await db.execute(_T1, values | {"iterations": 0})).one_or_none() is None:
+                raise LeaseLostError(claim.session_id, claim.epoch)
 
     @asynccontextmanager
-    async def tool_commit(self, claim: Claim, call: ToolCall) -> AsyncGenerator["ToolCommit"]:
-        """T2: open the transaction in which a tool's effect and its result commit together."""
+    async def looking(self, claim: Claim) -> AsyncGenerator[AsyncSession]:
+        """Open a transaction that can only read."""
+        async with self._database.begin(claim.user_id, read_only=True) as db:
+            yield db
+
+    @asynccontextmanager
+    async def tool_commit(self, claim: Claim, *, permit: Permit | None = None) -> AsyncGenerator[ToolCommit]:
+        """T2: open the transaction in which tools' effects and their results commit together.
+
+        The fence is in its last statement: a tool whose lease is lost meanwhile has its effect rolled back with it.
+        """
         async with self._database.begin(claim.user_id) as db:
-            # Taking the number locks the session's row: from here on no other worker can claim it until this commits.
-            seq = await self._take_seq(db, claim, 1, {})
+            if permit is not None:
+                await _use_approval(db, claim, permit)
             commit = ToolCommit(db)
             yield commit
-            returned = commit.returned
-            assert returned is not None, "the caller settles every call"  # noqa: S101 -- our own invariant
-            await self._insert_steps(db, claim, seq, [returned])
-            if commit.facts:
-                await self._append(db, claim, commit.facts, {})
-            settled = (
-                update(TOOLS)
-                .where(
-                    TOOLS.c.executionId == claim.execution_id,
-                    TOOLS.c.toolUseId == call.id,
-                    TOOLS.c.state.in_(("pending", "started")),
-                )
-                .values(
-                    {
-                        TOOLS.c.state: commit.state or ("error" if returned.is_error else "done"),
-                        TOOLS.c.success: not returned.is_error,
-                        TOOLS.c.result: commit.result,
-                        TOOLS.c.error: returned.content if returned.is_error else None,
-                        TOOLS.c.attempt: TOOLS.c.attempt + 1,
-                        TOOLS.c.durationMs: commit.duration_ms,
-                        TOOLS.c.executedAt: func.now(),
-                        TOOLS.c.leaseEpoch: claim.epoch,
-                    }
-                )
-            )
-            _require_one(await db.execute(settled), claim)
+            commit.signals = await self._settle(db, claim, commit)
+
+    async def _settle(self, db: AsyncSession, claim: Claim, commit: ToolCommit) -> Signals:
+        settled = [await _row(db, claim, one) for one in commit.settled]
+        events = commit.events
+        values = _fenced(claim, events) | {
+            "execution_id": claim.execution_id,
+            "settled": json.dumps(settled),
+            "audits": json.dumps([audit.values() for audit in commit.audits]),
+        }
+        row = (await db.execute(_T2, values)).one_or_none()
+        if row is None or row.settled != len(settled):
+            raise LeaseLostError(claim.session_id, claim.epoch)
+        return Signals(cancel=row.cancel, pause=row.pause)
+
+    async def start_call(self, claim: Claim, call: ToolCall, key: str, *, permit: Permit | None = None) -> bool:
+        """Record that an external tool is about to act; False: a worker that is gone had recorded that before."""
+        values = {"execution_id": claim.execution_id, "call_id": call.id}
+        async with self._database.begin(claim.user_id) as db:
+            await self._append(db, claim, [])
+            before = (await db.execute(_CALL_STATE, values)).scalar_one()
+            is_first = before in ("pending", "awaiting_approval")
+            if is_first:
+                if permit is not None:
+                    await _use_approval(db, claim, permit)
+                await db.execute(_START_CALL, values | {"key": key, "epoch": claim.epoch})
+        return is_first
+
+    async def ask_approval(self, claim: Claim, call: ToolCall, *, reason: str) -> CallWaits:
+        """Put a call before a person, and record that it waits for the answer."""
+        values = {
+            "user_id": claim.user_id,
+            "execution_id": claim.execution_id,
+            "call_id": call.id,
+            "tool": storable(call.name)[:100],
+            "hash": request_hash(claim.user_id, claim.execution_id, call),
+            "payload": json.dumps(storable(call.arguments)),
+            "reason": reason,
+            "seconds": APPROVAL_S,
+        }
+        async with self.tool_commit(claim) as commit:
+            approval_id = (await commit.db.execute(_ASK, values)).scalar_one()
+            waits = CallWaits(call_id=call.id, waits_for=WaitsFor(kind="approval", id=approval_id))
+            commit.settled.append(Settled(call=call, event=waits, state="awaiting_approval"))
+        return waits
+
+    async def arrivals(self, claim: Claim, waits: Sequence[CallWaits]) -> Mapping[str, Arrival]:
+        """Return what has come for calls that wait, by call id."""
+        async with self._database.begin(claim.user_id, read_only=True) as db:
+            return await _arrivals(db, claim, waits)
+
+    async def hold(self, claim: Claim, waits: Sequence[CallWaits], events: Sequence[Event]) -> bool:
+        """Let go of an execution that waits, or (without `waits`) that a person has paused.
+
+        The row of the execution is locked first: whoever answers locks it too, so that either the answer is seen here
+        or the answerer sees that somebody waits for it.
+        """
+        first = waits[0].waits_for if waits else None
+        shown = None if first is None else {"kind": first.kind, "id": first.id, "calls": len(waits)}
+        values = {
+            "execution_id": claim.execution_id,
+            "waiting_for": None if shown is None else json.dumps(shown),
+            "thinking": json.dumps(_thinking(events)),
+        }
+        try:
+            async with self._database.begin(claim.user_id) as db:
+                await db.execute(_HOLD, values)
+                goes_on = await _arrivals(db, claim, waits) if waits else not await _is_paused(db, claim)
+                if goes_on:
+                    raise _GoesOnError  # noqa: TRY301 -- the way to roll back
+                await self._free(db, claim, "paused")
+                await _project(db, claim)
+        except _GoesOnError:
+            return False
+        return True
 
     @asynccontextmanager
     async def ending(
@@ -258,132 +252,183 @@ class PostgresJournal:
     ) -> AsyncGenerator[AsyncSession]:
         """End the execution: status, projections and whatever the caller adds in the block commit together."""
         async with self._database.begin(claim.user_id) as db:
-            one_task = SESSIONS.c.context["oneTask"].astext == "true"
-            resting = case((one_task, "complete"), else_="idle")
-            status = "error" if ended.status == "failed" else resting
-            await self._append(
-                db,
-                claim,
-                [ended],
-                {SESSIONS.c.status: status, SESSIONS.c.leaseOwner: None, SESSIONS.c.leaseUntil: None},
-            )
+            await self._append(db, claim, [ended])
+            await self._free(db, claim, "error" if ended.status == "failed" else None)
+            values = {
+                "execution_id": claim.execution_id,
+                "status": ended.status,
+                "thinking": json.dumps(_thinking(events)),
+                "result": json.dumps({"text": ended.text}) if ended.status == "completed" else None,
+                "error": None if ended.status == "completed" else ended.text,
+            }
             # Calls that never ran are settled, so that no row promises a result that will not come.
-            never_ran = (TOOLS.c.executionId == claim.execution_id) & TOOLS.c.state.in_(("pending", "started"))
-            await db.execute(update(TOOLS).where(never_ran).values({TOOLS.c.state: "cancelled"}))
-            await self._set_execution(db, claim, _final_values(ended, events))
-            await db.execute(_PROJECT_TOOLS, {"execution_id": claim.execution_id, "length": PROJECTED})
-            await db.execute(_PROJECT_SESSION, {"session_id": claim.session_id, "length": PROJECTED})
+            await db.execute(_NEVER_RAN, {"execution_id": claim.execution_id})
+            await db.execute(_END, values)
+            await _project(db, claim)
             yield db
 
     async def release(self, claim: Claim, *, delay_s: float = 0, blames: bool = False) -> None:
-        """Give the session back unfinished; it is taken up again by anybody, not before `delay_s` seconds.
-
-        `blames`: this attempt counts as one that the execution has spoilt; enough of them park it.
-        """
-        run_after = func.now() + text("make_interval(secs => :delay)").bindparams(delay=delay_s)
-        async with self._database.begin(claim.user_id) as db:
-            freed = {SESSIONS.c.leaseOwner: None, SESSIONS.c.leaseUntil: None}
-            result = await db.execute(self._ours(claim).values(freed))
-            if _rowcount(result) == 1:
-                attempts = EXECUTIONS.c.attempt if blames else EXECUTIONS.c.attempt - 1
-                back = {EXECUTIONS.c.runAfter: run_after, EXECUTIONS.c.attempt: attempts}
-                await self._set_execution(db, claim, back)
-
-    async def renew_all(self) -> None:
-        """Prolong every lease of this process, in one statement."""
-        async with self._database.begin_dispatch() as db:
-            await db.execute(_RENEW, {"owner": self._owner, "seconds": LEASE_S})
-
-    def _ours(self, claim: Claim) -> Any:
-        fenced = and_(SESSIONS.c.id == claim.session_id, SESSIONS.c.leaseEpoch == claim.epoch)
-        return update(SESSIONS).where(fenced)
-
-    async def _fence(self, db: AsyncSession, claim: Claim) -> None:
-        _require_one(await db.execute(self._ours(claim).values({SESSIONS.c.leaseUntil: _LEASE_END})), claim)
-
-    async def _append(self, db: AsyncSession, claim: Claim, events: Sequence[Event], changes: dict[Any, Any]) -> None:
-        """Append events under the fence; the journal's key refuses a second driver even without it."""
-        first = await self._take_seq(db, claim, len(events), changes)
-        await self._insert_steps(db, claim, first, events)
-
-    async def _take_seq(self, db: AsyncSession, claim: Claim, count: int, changes: dict[Any, Any]) -> int:
-        """Take `count` numbers of the session's journal under the fence and return the first."""
-        values = {SESSIONS.c.nextSeq: SESSIONS.c.nextSeq + count, SESSIONS.c.leaseUntil: _LEASE_END}
-        statement = self._ours(claim).values(values | changes).returning(SESSIONS.c.nextSeq)
-        row = (await db.execute(statement)).one_or_none()
-        if row is None:
-            raise LeaseLostError(claim.session_id, claim.epoch)
-        return row[0] - count
-
-    async def _insert_steps(self, db: AsyncSession, claim: Claim, first: int, events: Sequence[Event]) -> None:
-        rows = [
-            {
-                "userId": claim.user_id,
-                "sessionId": claim.session_id,
-                "executionId": claim.execution_id,
-                "seq": first + index,
-                "kind": event.kind,
-                "body": event.model_dump(mode="json"),
-            }
-            for index, event in enumerate(events)
-        ]
-        await db.execute(insert(STEPS), rows)
-
-    async def _set_execution(self, db: AsyncSession, claim: Claim, values: dict[Any, Any]) -> "_ExecutionRow":
-        statement = (
-            update(EXECUTIONS)
-            .where(EXECUTIONS.c.id == claim.execution_id)
-            .values(values)
-            .returning(EXECUTIONS.c.status, EXECUTIONS.c.cancelRequestedAt.is_not(None))
-        )
-        row = (await db.execute(statement)).one()
-        return _ExecutionRow(status=row[0], cancel_requested=row[1])
-
-    def _intent(self, claim: Claim, call: ToolCall) -> dict[str, Any]:
-        return {
-            "userId": claim.user_id,
-            "executionId": claim.execution_id,
-            "toolName": storable(call.name)[:100],
-            "parameters": storable(call.arguments),
-            "toolUseId": call.id,
-            "leaseEpoch": claim.epoch,
+        """Give the session back unfinished."""
+        values = {
+            "session_id": claim.session_id,
+            "epoch": claim.epoch,
+            "execution_id": claim.execution_id,
+            "delay_s": delay_s,
+            "forgiven": 0 if blames else 1,
         }
+        async with self._database.begin(claim.user_id) as db:
+            await db.execute(_RELEASE, values)
+
+    def forget(self, claim: Claim) -> None:
+        """Renew this claim no more: nobody here drives it."""
+        self._held.discard((claim.session_id, claim.epoch))
+
+    async def renew_all(self) -> frozenset[int]:
+        """Prolong every lease of this process in one statement; return the executions that are to be cancelled."""
+        held = sorted(self._held)
+        values = {
+            "owner": self._owner,
+            "seconds": LEASE_S,
+            "sessions": [session_id for session_id, _ in held],
+            "epochs": [epoch for _, epoch in held],
+        }
+        async with self._database.begin_dispatch() as db:
+            await db.execute(_RENEW, values)
+            return frozenset((await db.execute(_TO_CANCEL, {"owner": self._owner})).scalars())
+
+    async def _append(self, db: AsyncSession, claim: Claim, events: Sequence[Event]) -> None:
+        """Append events under the fence, and take the lease for as long again."""
+        if (await db.execute(_APPEND, _fenced(claim, events))).one_or_none() is None:
+            raise LeaseLostError(claim.session_id, claim.epoch)
+
+    async def _free(self, db: AsyncSession, claim: Claim, status: str | None) -> None:
+        """Give back the lease under the fence; without `status` the session rests as its kind does."""
+        values = {"session_id": claim.session_id, "epoch": claim.epoch, "status": status}
+        if (await db.execute(_FREE, values)).one_or_none() is None:
+            raise LeaseLostError(claim.session_id, claim.epoch)
 
 
-class ToolCommit:
-    """What a tool's transaction will record; the driver settles it before the block ends."""
-
-    def __init__(self, db: AsyncSession) -> None:
-        self.db = db
-        self.returned: ToolReturned | None = None
-        self.result: Any = None
-        self.duration_ms: int | None = None
-        self.state: ToolState | None = None
-        """None: done, or error, as the result says."""
-        self.facts: list[Planned | PhaseAdvanced] = []
+class _GoesOnError(Exception):
+    """Rolls back a hold whose reason is gone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ExecutionRow:
-    status: str
-    cancel_requested: bool
+def _parsed(body: str) -> Event:
+    try:
+        return event_adapter.validate_json(body)
+    except ValueError:
+        # pydantic's parser refuses half a surrogate pair, which a model may have written.
+        return event_adapter.validate_python(json.loads(body))
 
 
-def _final_values(ended: ExecutionEnded, events: Sequence[Event]) -> dict[Any, Any]:
-    thinking = [
-        {"iteration": index, "thinking": event.thinking, "text": event.text}
-        for index, event in enumerate((event for event in events if isinstance(event, ModelReplied)), start=1)
-    ]
-    elapsed = func.extract("epoch", func.clock_timestamp() - EXECUTIONS.c.startedAt) * 1000
-    values: dict[Any, Any] = {
-        EXECUTIONS.c.status: ended.status,
-        EXECUTIONS.c.completedAt: func.now(),
-        EXECUTIONS.c.durationMs: func.coalesce(elapsed, 0),
-        EXECUTIONS.c.thinkingSteps: storable(thinking[-PROJECTED:]),
+def _fenced(claim: Claim, events: Sequence[Event]) -> dict[str, Any]:
+    """Return the parameters that every statement with `_STEPS` needs."""
+    return {
+        "user_id": claim.user_id,
+        "session_id": claim.session_id,
+        "epoch": claim.epoch,
+        "this_execution": claim.execution_id,
+        "count": len(events),
+        "kinds": [event.kind for event in events],
+        "bodies": [json.dumps(event.model_dump()) for event in events],
     }
-    if ended.status == "completed":
-        return values | {EXECUTIONS.c.result: {"text": ended.text}}
-    return values | {EXECUTIONS.c.error: ended.text}
+
+
+def _T1_values(  # noqa: N802 -- the commit's name
+    claim: Claim, events: Sequence[Event], usage: Usage, cost: int | None, calls: Sequence[ToolCall]
+) -> dict[str, Any]:
+    intents = [
+        {"toolName": storable(call.name)[:100], "parameters": storable(call.arguments), "toolUseId": call.id}
+        for call in calls
+    ]
+    return _fenced(claim, events) | {
+        "execution_id": claim.execution_id,
+        "iterations": 1,
+        "tokens_in": usage.input_tokens,
+        "tokens_out": usage.output_tokens,
+        "cost": cost,
+        "calls": len(intents),
+        "intents": json.dumps(intents),
+    }
+
+
+async def _row(db: AsyncSession, claim: Claim, settled: Settled) -> dict[str, Any]:
+    """Return a call's row as the statement takes it, having put away what is too large for it."""
+    event = settled.event
+    is_over = isinstance(event, ToolReturned)
+    blob_id: int | None = None
+    if settled.blob is not None:
+        content = settled.blob.encode()
+        blob_id = (await db.execute(_BLOB, {"user_id": claim.user_id, "content": content})).scalar_one()
+    return {
+        "toolUseId": settled.call.id,
+        "state": settled.state,
+        "success": None if not is_over else not event.is_error,
+        "result": settled.result,
+        "error": storable(event.content) if is_over and event.is_error else None,
+        "durationMs": settled.duration_ms,
+        "blobId": blob_id,
+    }
+
+
+async def _use_approval(db: AsyncSession, claim: Claim, permit: Permit) -> None:
+    values = {
+        "approval_id": permit.approval_id,
+        "execution_id": claim.execution_id,
+        "hash": request_hash(claim.user_id, claim.execution_id, permit.call),
+    }
+    if (await db.execute(_USE_APPROVAL, values)).one_or_none() is None:
+        raise ApprovalGoneError(permit.approval_id)
+
+
+async def _arrivals(db: AsyncSession, claim: Claim, waits: Sequence[CallWaits]) -> Mapping[str, Arrival]:
+    found: dict[str, Arrival] = {}
+    for wait in waits:
+        values = {"id": wait.waits_for.id, "execution_id": claim.execution_id, "call_id": wait.call_id}
+        match wait.waits_for.kind:
+            case "approval":
+                row = (await db.execute(_DECISION, values)).one_or_none()
+                arrival = _decided(wait.waits_for.id, row) if row else None
+            case "answer":
+                row = (await db.execute(_ANSWER, values)).one_or_none()
+                arrival = Answered(text=row.text, result=row.result) if row else None
+            case "execution":
+                row = (await db.execute(_CHILD, values)).one_or_none()
+                arrival = _reported(row) if row else None
+        if arrival is not None:
+            found[wait.call_id] = arrival
+    return found
+
+
+def _decided(approval_id: int, row: Any) -> Arrival:
+    if row.status == "granted":
+        return Granted(approval_id=approval_id, by=row.by)
+    refusal = f"a person refused this call: {row.note or 'no reason given'}"
+    said = "nobody allowed this call in time" if row.status == "expired" else refusal
+    return Answered(text=f"not run: {said}", is_error=True, state="cancelled")
+
+
+def _reported(row: Any) -> Arrival:
+    if row.status == "completed":
+        return Answered(text=row.text, result={"text": row.text})
+    return Answered(text=f"the delegated execution {row.status}: {row.text}", is_error=True, state="error")
+
+
+async def _is_paused(db: AsyncSession, claim: Claim) -> bool:
+    return (await db.execute(_PAUSED, {"execution_id": claim.execution_id})).scalar_one()
+
+
+async def _project(db: AsyncSession, claim: Claim) -> None:
+    await db.execute(_PROJECT_TOOLS, {"execution_id": claim.execution_id, "length": PROJECTED})
+    await db.execute(_PROJECT_SESSION, {"session_id": claim.session_id, "length": PROJECTED})
+
+
+def _thinking(events: Sequence[Event]) -> list[Any]:
+    replies = [event for event in events if isinstance(event, ModelReplied)]
+    thoughts = [
+        {"iteration": index, "thinking": event.thinking, "text": event.text}
+        for index, event in enumerate(replies[-PROJECTED:], start=max(1, len(replies) - PROJECTED + 1))
+    ]
+    return storable(thoughts)
 
 
 def storable(value: Any) -> Any:
@@ -401,23 +446,277 @@ def storable(value: Any) -> Any:
             return value
 
 
-def _rowcount(result: Any) -> int:
-    assert isinstance(result, CursorResult)  # noqa: S101 -- an UPDATE gives one
-    return result.rowcount
+_LEASE_END = f"now() + interval '{LEASE_S} seconds'"
+
+_CLAIM = text(
+    f"""
+    WITH taken AS (
+        UPDATE "agentSessions" s
+        SET "leaseOwner" = :owner, "leaseEpoch" = s."leaseEpoch" + 1, "leaseUntil" = {_LEASE_END},
+            status = CASE WHEN s.status = 'paused' AND e.status <> 'pending' THEN e.status ELSE s.status END,
+            "updatedAt" = now()
+        FROM "agentExecutions" e
+        WHERE e.id = :execution_id AND s.id = e."sessionId" AND e.status IN ('pending', 'planning', 'executing')
+            AND (s."leaseOwner" IS NULL OR s."leaseUntil" < now())
+            AND (e."runAfter" IS NULL OR e."runAfter" <= now())
+            AND (e."cancelRequestedAt" IS NOT NULL OR (e."waitingFor" IS NULL AND e."pausedAt" IS NULL))
+            AND NOT EXISTS (
+                SELECT FROM "agentExecutions" earlier
+                WHERE earlier."sessionId" = e."sessionId" AND earlier.id < e.id
+                    AND earlier.status IN ('pending', 'planning', 'executing'))
+        RETURNING s.id, s."leaseEpoch", s."maxIterations", s."nextSeq", s.limits
+    )
+    UPDATE "agentExecutions" e
+    SET attempt = e.attempt + 1, "startedAt" = coalesce(e."startedAt", now()), "runAfter" = NULL,
+        "waitingFor" = NULL,
+        "unsettledTokens" = e."unsettledTokens" + e."reservedTokens", "reservedTokens" = 0,
+        "unsettledCostMicros" = e."unsettledCostMicros" + e."reservedCostMicros", "reservedCostMicros" = 0
+    FROM taken
+    WHERE e.id = :execution_id
+    RETURNING taken.id AS "sessionId", taken."leaseEpoch", taken."maxIterations", taken."nextSeq", e.status,
+        e."agentName", e."taskDescription", e.attempt, e."startedAt", e."cancelRequestedAt" IS NOT NULL AS cancel,
+        taken.limits || e.limits AS limits, e."costMicros", e."unsettledTokens", e."unsettledCostMicros",
+        e."definitionHash", now() AS now
+    """
+)
+
+_HISTORY = text(
+    """
+    WITH RECURSIVE line AS (
+        SELECT id, "parentSessionId", "parentSeq", NULL::bigint AS upto, 0 AS depth
+        FROM "agentSessions" WHERE id = :session_id
+        UNION ALL
+        SELECT p.id, p."parentSessionId", p."parentSeq", line."parentSeq", line.depth + 1
+        FROM line JOIN "agentSessions" p ON p.id = line."parentSessionId"
+    )
+    SELECT step."executionId", step.body::text
+    FROM line JOIN "agentSteps" step ON step."sessionId" = line.id AND (line.upto IS NULL OR step.seq <= line.upto)
+    ORDER BY line.depth DESC, step.seq
+    """
+)
+
+_FENCE = """
+    UPDATE "agentSessions" SET "nextSeq" = "nextSeq" + :count, "updatedAt" = now(),
+        "leaseUntil" = now() + interval '15 seconds'{changes}
+    WHERE id = :session_id AND "leaseEpoch" = :epoch
+    RETURNING "nextSeq" - :count AS first
+"""
+
+_STEPS = """
+    INSERT INTO "agentSteps" ("userId", "sessionId", "executionId", seq, kind, body)
+    SELECT :user_id, :session_id, :this_execution, held.first + step.at - 1, step.kind, step.body::json
+    FROM held, unnest(:kinds, :bodies) WITH ORDINALITY AS step(kind, body, at)
+"""
 
 
-def _require_one(result: Any, claim: Claim) -> None:
-    if _rowcount(result) != 1:
-        raise LeaseLostError(claim.session_id, claim.epoch)
+def _statement(sql: str) -> Any:
+    """Return a statement over `_FENCE` and `_STEPS` with the types that asyncpg cannot guess."""
+    lists = (bindparam("kinds", type_=ARRAY(Text)), bindparam("bodies", type_=ARRAY(Text)))
+    numbers = [bindparam(name, type_=BigInteger) for name in ("user_id", "session_id", "this_execution", "epoch")]
+    return text(sql).bindparams(*lists, *numbers)
 
+
+_APPEND = _statement(f"WITH held AS ({_FENCE.format(changes='')}), steps AS ({_STEPS}) SELECT first FROM held")
+
+_T1_FENCE = _FENCE.format(
+    changes=""", "iterationCount" = "iterationCount" + :iterations, "tokensIn" = "tokensIn" + :tokens_in,
+        "tokensOut" = "tokensOut" + :tokens_out, "costMicros" = "costMicros" + CAST(:cost AS bigint)"""
+)
+
+_T1 = _statement(
+    f"""
+    WITH held AS ({_T1_FENCE}), steps AS ({_STEPS}), calls AS (
+        INSERT INTO "toolExecutions" ("userId", "executionId", "toolName", parameters, "toolUseId", "leaseEpoch")
+        SELECT :user_id, :this_execution, call."toolName", call.parameters, call."toolUseId", :epoch
+        FROM held, jsonb_to_recordset(CAST(:intents AS jsonb))
+            AS call("toolName" text, parameters jsonb, "toolUseId" text)
+    )
+    UPDATE "agentExecutions" SET iterations = iterations + :iterations, "tokensIn" = "tokensIn" + :tokens_in,
+        "tokensOut" = "tokensOut" + :tokens_out, "costMicros" = "costMicros" + CAST(:cost AS bigint),
+        "toolCalls" = "toolCalls" + :calls, "reservedTokens" = 0, "reservedCostMicros" = 0
+    FROM held WHERE id = :execution_id
+    RETURNING "cancelRequestedAt" IS NOT NULL AS cancel, "pausedAt" IS NOT NULL AS pause
+    """
+)
+
+_T2 = _statement(
+    f"""
+    WITH held AS ({_FENCE.format(changes="")}), steps AS ({_STEPS}), settled AS (
+        UPDATE "toolExecutions" tool
+        SET state = call.state, success = call.success, result = call.result, error = call.error,
+            "durationMs" = call."durationMs", "resultBlobId" = call."blobId", "leaseEpoch" = :epoch,
+            "executedAt" = now(),
+            attempt = tool.attempt + CASE WHEN call.success IS NULL THEN 0 ELSE 1 END
+        FROM held, jsonb_to_recordset(CAST(:settled AS jsonb)) AS call(
+            "toolUseId" text, state text, success bool, result jsonb, error text, "durationMs" int, "blobId" bigint)
+        WHERE tool."executionId" = :this_execution AND tool."toolUseId" = call."toolUseId"
+            AND tool.state IN ('pending', 'started', 'awaiting_approval')
+        RETURNING 1
+    ), audits AS (
+        INSERT INTO "auditLogs" ("userId", action, "entityType", "entityId", "newValues")
+        SELECT :user_id, one.action, one."entityType", one."entityId", one."newValues"
+        FROM held, jsonb_to_recordset(CAST(:audits AS jsonb))
+            AS one(action text, "entityType" text, "entityId" text, "newValues" jsonb)
+    )
+    SELECT (SELECT count(*) FROM settled) AS settled, "cancelRequestedAt" IS NOT NULL AS cancel,
+        "pausedAt" IS NOT NULL AS pause
+    FROM held, "agentExecutions" WHERE id = :execution_id
+    """
+)
+
+_BEGUN = text(
+    """
+    WITH begun AS (
+        UPDATE "agentExecutions" SET status = 'planning', "definitionHash" = :hash,
+            deadline = "startedAt" + make_interval(secs => (limits->>'seconds')::float8)
+        WHERE id = :execution_id RETURNING "sessionId"
+    )
+    UPDATE "agentSessions" SET status = 'planning' FROM begun WHERE id = begun."sessionId"
+    """
+)
+
+_REDEFINED = text('UPDATE "agentExecutions" SET "definitionHash" = :hash WHERE id = :execution_id')
+
+_RESERVE = text(
+    """
+    UPDATE "agentExecutions" SET "reservedTokens" = :tokens, "reservedCostMicros" = :cost WHERE id = :execution_id
+    """
+)
+
+_FORGET_SAID = text('DELETE FROM "agentDeltas" WHERE "sessionId" = :session_id')
+
+_BLOB = text(
+    """
+    INSERT INTO blobs ("userId", "contentType", "sizeBytes", content)
+    VALUES (:user_id, 'application/json', octet_length(CAST(:content AS bytea)), :content) RETURNING id
+    """
+)
+
+_CALL_STATE = text(
+    """
+    SELECT state FROM "toolExecutions" WHERE "executionId" = :execution_id AND "toolUseId" = :call_id FOR UPDATE
+    """
+)
+
+_START_CALL = text(
+    """
+    UPDATE "toolExecutions" SET state = 'started', "idempotencyKey" = :key, "leaseEpoch" = :epoch
+    WHERE "executionId" = :execution_id AND "toolUseId" = :call_id
+    """
+)
+
+_ASK = text(
+    """
+    INSERT INTO approvals ("userId", "executionId", "toolUseId", attempt, "toolName", "requestHash", payload, reason,
+                           "expiresAt")
+    SELECT :user_id, "executionId", "toolUseId", attempt, :tool, :hash, CAST(:payload AS jsonb), :reason,
+        now() + make_interval(secs => :seconds)
+    FROM "toolExecutions" WHERE "executionId" = :execution_id AND "toolUseId" = :call_id
+    RETURNING id
+    """
+)
+
+_USE_APPROVAL = text(
+    """
+    UPDATE approvals SET status = 'used'
+    WHERE id = :approval_id AND "executionId" = :execution_id AND "requestHash" = :hash AND status = 'granted'
+        AND "expiresAt" > now()
+    RETURNING id
+    """
+)
+
+_DECISION = text(
+    """
+    SELECT status, note, coalesce("decidedBy", '') AS by FROM approvals
+    WHERE id = :id AND "executionId" = :execution_id AND "toolUseId" = :call_id AND status <> 'pending'
+    """
+)
+
+_ANSWER = text(
+    """
+    SELECT result, result->>'answer' AS text FROM "toolExecutions"
+    WHERE "executionId" = :execution_id AND "toolUseId" = :call_id AND result IS NOT NULL
+        AND :id > 0
+    """
+)
+
+_CHILD = text(
+    """
+    SELECT status, coalesce(result->>'text', error, '') AS text FROM "agentExecutions"
+    WHERE id = :id AND "parentExecutionId" = :execution_id AND status IN ('completed', 'failed', 'cancelled')
+        AND :call_id <> ''
+    """
+)
+
+_HOLD = text(
+    """
+    UPDATE "agentExecutions" SET "waitingFor" = CAST(:waiting_for AS jsonb), "thinkingSteps" = CAST(:thinking AS jsonb),
+        attempt = attempt - 1
+    WHERE id = :execution_id
+    """
+)
+
+_PAUSED = text('SELECT "pausedAt" IS NOT NULL FROM "agentExecutions" WHERE id = :execution_id')
+
+_FREE = text(
+    """
+    UPDATE "agentSessions"
+    SET "leaseOwner" = NULL, "leaseUntil" = NULL, "updatedAt" = now(),
+        status = coalesce(CAST(:status AS text), CASE WHEN context->>'oneTask' = 'true' THEN 'complete' ELSE 'idle' END)
+    WHERE id = :session_id AND "leaseEpoch" = :epoch
+    RETURNING id
+    """
+)
+
+_NEVER_RAN = text(
+    """
+    WITH gone AS (
+        UPDATE approvals SET status = 'expired', "decidedAt" = now()
+        WHERE "executionId" = :execution_id AND status IN ('pending', 'granted')
+    )
+    UPDATE "toolExecutions" SET state = 'cancelled'
+    WHERE "executionId" = :execution_id AND state IN ('pending', 'started', 'awaiting_approval')
+    """
+)
+
+_END = text(
+    """
+    UPDATE "agentExecutions"
+    SET status = :status, "completedAt" = now(), "waitingFor" = NULL, "pausedAt" = NULL,
+        "durationMs" = coalesce(extract(epoch FROM clock_timestamp() - "startedAt") * 1000, 0),
+        "thinkingSteps" = CAST(:thinking AS jsonb), result = CAST(:result AS jsonb), error = :error
+    WHERE id = :execution_id
+    """
+)
+
+_RELEASE = text(
+    """
+    WITH freed AS (
+        UPDATE "agentSessions" SET "leaseOwner" = NULL, "leaseUntil" = NULL, "updatedAt" = now()
+        WHERE id = :session_id AND "leaseEpoch" = :epoch RETURNING id
+    )
+    UPDATE "agentExecutions" SET "runAfter" = now() + make_interval(secs => :delay_s), attempt = attempt - :forgiven
+    FROM freed
+    WHERE "agentExecutions".id = :execution_id AND status IN ('pending', 'planning', 'executing')
+    """
+)
 
 _RENEW = text(
     """
     UPDATE "agentSessions" SET "leaseUntil" = now() + make_interval(secs => :seconds)
-    WHERE "leaseOwner" = :owner AND "leaseUntil" > now()
+    FROM unnest(:sessions, :epochs) AS held(session, epoch)
+    WHERE id = held.session AND "leaseEpoch" = held.epoch AND "leaseOwner" = :owner AND "leaseUntil" > now()
+    """
+).bindparams(bindparam("sessions", type_=ARRAY(BigInteger)), bindparam("epochs", type_=ARRAY(BigInteger)))
+"""Not all that carry the owner's name: a claim whose commit was not confirmed is one that nobody here drives."""
+
+_TO_CANCEL = text(
+    """
+    SELECT e.id FROM "agentExecutions" e
+    JOIN "agentSessions" s ON s.id = e."sessionId" AND s."userId" = e."userId"
+    WHERE s."leaseOwner" = :owner AND e.status IN ('planning', 'executing') AND e."cancelRequestedAt" IS NOT NULL
     """
 )
-"""By hand, because the dispatch role may write these columns only, and the model's `updatedAt` writes itself."""
 
 _TOOL_ENTRY = """
     jsonb_build_object('tool', t."toolName", 'state', t.state, 'success', t.success, 'durationMs', t."durationMs",
@@ -435,7 +734,7 @@ _PROJECT_TOOLS = text(
         SELECT coalesce(jsonb_agg(phase || '{{"status": "done"}}'), '[]'::jsonb) FROM jsonb_array_elements(phases) phase
     ) ELSE phases END
     WHERE id = :execution_id
-    """  # noqa: S608 -- built from constants
+    """
 )
 
 _PROJECT_SESSION = text(
@@ -454,5 +753,5 @@ _PROJECT_SESSION = text(
         ) newest
     )
     WHERE s.id = :session_id
-    """  # noqa: S608 -- built from constants
+    """
 )

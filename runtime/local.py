@@ -14,13 +14,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from runtime.clock import SystemClock
 from runtime.conversations import TurnCloser
-from runtime.driver import Driver
+from runtime.definitions import AgentRows
+from runtime.driver import Driver, Known, ToolSource
 from runtime.errors import NotAuthorisedError
 from runtime.journal import PostgresJournal
 from runtime.models.offline import OfflineModel
 from runtime.operation import Context
 from runtime.ports import Model
+from runtime.services.mcp_tools import open_mcp_tools
 from runtime.settings import RuntimeSettings
+from runtime.streaming import DeltaWriter
 from storage import schema_state
 from storage.credentials import UNUSABLE_PASSWORD, parse_api_key
 from storage.crypto import Keyring
@@ -51,6 +54,10 @@ class Local:
     driver: Driver
     keyring: Keyring
     user_id: int
+
+    async def renew_leases(self) -> None:
+        """Prolong what this process holds, and break off what somebody wants cancelled; to be called every 5 s."""
+        self.driver.interrupt(await self.journal.renew_all())
 
     async def context(self, db: AsyncSession, *, door: str) -> Context:
         """Return the context in which a person or a client performs an operation through `door`."""
@@ -131,6 +138,10 @@ async def open_model(settings: RuntimeSettings) -> AsyncGenerator[Model]:
             max_tokens=settings.max_tokens,
             deadline_s=settings.model_deadline_s,
             stream=settings.model_stream,
+            thinking=settings.thinking,
+            effort=settings.effort,
+            small_model=settings.small_model,
+            strict_tools=settings.strict_tools,
         )
 
 
@@ -181,17 +192,27 @@ async def user_of_key(database: Database, key: str) -> int:
     return found.user_id
 
 
-def compose(*, database: Database, user_id: int, model: Model, keyring: Keyring, settings: RuntimeSettings) -> Local:
+def compose(
+    *,
+    database: Database,
+    user_id: int,
+    model: Model,
+    keyring: Keyring,
+    settings: RuntimeSettings,
+    tool_source: ToolSource | None = None,
+) -> Local:
     """Wire a system from its parts; nothing of it connects before it is used."""
     jobs = PgQueuerJobs(database)
     journal = PostgresJournal(database, process_name())
     driver = Driver(
-        database=database,
         journal=journal,
         model=model,
         jobs=jobs,
         closing=TurnCloser(jobs),
+        known=Known(agent_source=AgentRows(database), tool_source=tool_source),
+        deltas=DeltaWriter(database),
         default_zone=settings.timezone,
+        context_tokens=settings.context_tokens,
     )
     return Local(
         settings=settings,
@@ -225,7 +246,15 @@ async def open_local(
         database = Database(address, pool_size=storage.pool_size)
         try:
             user_id = await find_user(database, settings, embedded=address.embedded, user=user)
-            yield compose(database=database, user_id=user_id, model=chosen, keyring=keyring, settings=settings)
+            async with open_mcp_tools(database, keyring) as tool_source:
+                yield compose(
+                    database=database,
+                    user_id=user_id,
+                    model=chosen,
+                    keyring=keyring,
+                    settings=settings,
+                    tool_source=tool_source,
+                )
         finally:
             with anyio.CancelScope(shield=True):
                 await database.close()

@@ -9,21 +9,28 @@ import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal, cast, get_type_hints
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from sqlalchemy import Table, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runtime.errors import ToolArgumentsError
+from runtime.errors import ToolArgumentsError, ToolError
+from runtime.events import WaitsFor
 from runtime.ports import Json, ToolSpec
 from storage.jobs import Jobs
 from storage.models.audit import AuditLog
 from storage.values import check_json
 
-Effect = Literal["none", "db", "external"]
+Effect = Literal["none", "db", "external", "outbox"]
 """none: read-only, may run again. db: commits together with its own record, exactly once. external: outside our
-database, at most once; or, for a tool that honours a key, again under the same key after a crash."""
+database, at most once; or, for a tool that honours a key, again under the same key after a crash. outbox: queued
+together with its record and sent afterwards, at least once, always under the same key."""
+
+Unknown = Literal["ask_model", "ask_person", "retry"]
+"""What to do about an external call of which nobody knows whether it took effect: tell the model, ask a person, or run
+it again (for a tool that may run twice)."""
 
 TOOL_TIMEOUT_S = 30.0
 """How long a tool may take unless it says otherwise."""
@@ -60,7 +67,8 @@ class Context:
     conversation: Conversation | None = None
 
 
-Function = Callable[..., Awaitable[Json]]
+Function = Callable[..., Awaitable[Json | WaitsFor]]
+"""Returns what the caller reads, or what the call has to wait for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +83,23 @@ class Operation:
     honours_key: bool = False
     """An external tool that does nothing twice under the same idempotency key."""
     timeout_s: float = TOOL_TIMEOUT_S
+    on_unknown: Unknown = "ask_model"
+    reconcile: Callable[..., Awaitable[Any]] | None = None
+    """Looks whether a call of unknown outcome took effect: returns its result, or None when it did not."""
+    asks: str | None = None
+    """Why a person has to allow each call; None: nobody has to."""
     api_type: str | None = None
     """The provider's own name of a tool that it defines, such as `memory_20250818`."""
+    input_schema: Json | None = None
+    """A schema that is shown as it is, for a tool that brings its own; None: that of `arguments`."""
     spec: ToolSpec = field(init=False)
     """The operation as a model sees it; made once, because every request of every model call carries it."""
 
     def __post_init__(self) -> None:
-        schema = self.arguments.model_json_schema()
-        schema.pop("title", None)
+        schema = self.input_schema
+        if schema is None:
+            schema = self.arguments.model_json_schema()
+            schema.pop("title", None)
         spec = ToolSpec(name=self.name, description=self.description, input_schema=schema, api_type=self.api_type)
         object.__setattr__(self, "spec", spec)  # the way to complete a frozen dataclass
 
@@ -146,8 +163,37 @@ def _problems(error: ValidationError, operation: Operation) -> list[str]:
     return problems
 
 
-async def perform(operation: Operation, ctx: Context, arguments: Json) -> Json:
-    """Validate and run an operation in the caller's transaction, and audit it when it changes something.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audited:
+    """What the audit trail says about one operation that changed something."""
+
+    action: str
+    door: str
+    entity_id: str | None
+    execution_id: int | None
+    arguments: tuple[str, ...]
+    """Names only: values may be personal."""
+
+    def values(self) -> Json:
+        """Return the columns of its row, but for the tenant."""
+        return {
+            "action": self.action,
+            "entityType": self.door,
+            "entityId": self.entity_id,
+            "newValues": {"executionId": self.execution_id, "arguments": list(self.arguments)},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """What an operation came to, and the audit row that is still to be written."""
+
+    result: Json | WaitsFor
+    audited: Audited | None
+
+
+async def run_operation(operation: Operation, ctx: Context, arguments: Json) -> Performed:
+    """Validate and run an operation in the caller's transaction; the caller writes the audit row in the same one.
 
     Raises:
         InvalidValueError: a text in the arguments cannot be stored (NUL, lone surrogate, NaN).
@@ -157,15 +203,34 @@ async def perform(operation: Operation, ctx: Context, arguments: Json) -> Json:
     """
     parsed = parse_arguments(operation, arguments)
     result = await operation.function(ctx, **values_of(parsed))
-    if operation.effect == "db":
-        ctx.db.add(
-            AuditLog(
-                user_id=ctx.user_id,
-                action=operation.name,
-                entity_type=ctx.door,
-                entity_id=str(result["id"]) if "id" in result else None,
-                new_values={"executionId": ctx.execution_id, "arguments": sorted(parsed.model_fields_set)},
-            )
-        )
-        await ctx.db.flush()
-    return result
+    if operation.effect != "db":
+        return Performed(result=result, audited=None)
+    about = str(result.id) if isinstance(result, WaitsFor) else str(result["id"]) if "id" in result else None
+    audited = Audited(
+        action=operation.name,
+        door=ctx.door,
+        entity_id=about,
+        execution_id=ctx.execution_id,
+        arguments=tuple(sorted(parsed.model_fields_set)),
+    )
+    return Performed(result=result, audited=audited)
+
+
+async def perform(operation: Operation, ctx: Context, arguments: Json) -> Json:
+    """Validate and run an operation in the caller's transaction, and audit it when it changes something.
+
+    Raises:
+        InvalidValueError: a text in the arguments cannot be stored (NUL, lone surrogate, NaN).
+        ToolArgumentsError: the arguments do not fit.
+        ToolError: the operation refused.
+        StorageError: so did storage.
+    """
+    performed = await run_operation(operation, ctx, arguments)
+    if performed.audited is not None:
+        await ctx.db.execute(_AUDIT, performed.audited.values() | {"userId": ctx.user_id})
+    if isinstance(performed.result, WaitsFor):
+        raise ToolError(f"{operation.name} waits for somebody, which only an execution can")
+    return performed.result
+
+
+_AUDIT = insert(cast("Table", AuditLog.__table__))

@@ -4,13 +4,16 @@ Pure. Real sides: `runtime/models/*` for `Model`; fakes: `runtime/testing`. Mess
 (https://platform.claude.com/docs/en/api/messages), used directly rather than through a lowest common interface.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from runtime.events import ModelReplied
 
 Json = dict[str, Any]
+
+OnText = Callable[[str], None]
+"""Gets each piece of a reply's words as it arrives; called from the event loop, so it must not take long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,8 @@ class ModelRequest:
     tools: Sequence[ToolSpec] = ()
     model: str | None = None
     """None: the model of the settings."""
+    is_minor: bool = False
+    """A cheaper model will do, where the settings name one and `model` does not."""
     max_tokens: int = 8192
 
 
@@ -49,12 +54,28 @@ class Model(Protocol):
         """What output calls this model; the offline one always says that it is offline."""
         ...
 
-    async def reply(self, request: ModelRequest) -> ModelReplied:
+    async def reply(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelReplied:
         """Return one whole reply that counts: stop_reason set, every tool input parsed strictly.
+
+        Joined, what `on_text` gets is the text blocks of the reply, without thinking and calls. When this raises, the
+        pieces so far belong to a reply that does not count, and whoever asks again begins anew.
 
         Raises:
             ModelUnavailableError: try again later.
             ModelReplyInvalidError: the reply was cut or malformed; asking again is safe.
             ModelRequestError: the provider refuses this request.
+        """
+        ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What a `Model` may offer beside its replies: the size of a request before it is made."""
+
+    async def count_tokens(self, request: ModelRequest) -> int:
+        """Return how many tokens the request's prompt has, tools and system included.
+
+        Raises:
+            ModelUnavailableError, ModelReplyInvalidError, ModelRequestError: as for `Model.reply`.
         """
         ...

@@ -1,5 +1,6 @@
 """Settings of the runtime: which model, on whose behalf, in which time zone."""
 
+from typing import Literal
 from zoneinfo import available_timezones
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
@@ -24,6 +25,16 @@ class RuntimeSettings(LayeredSettings):
     model_deadline_s: float = Field(default=600, gt=0)
     """Longest wait for one reply, pings included."""
     max_tokens: int = Field(default=8192, ge=1)
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    """How much effort a model puts into a reply; None: the model's default."""
+    thinking: bool | None = None
+    """True: the model decides when and how much to think; False: it does not; None: the model's default."""
+    small_model: str | None = None
+    """A cheaper model for work that needs less, such as the summary of a long session; None: the same model."""
+    strict_tools: bool = True
+    """False: do not ask the provider to hold a model to the schemas of tools; our own check stays."""
+    context_tokens: int = Field(default=160_000, ge=1_000)
+    """Tokens of a request beyond which the older part of a session is summed up."""
     timezone: str = "UTC"
     """IANA zone of users who have not said theirs."""
 

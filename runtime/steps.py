@@ -5,7 +5,7 @@ Pure data. A new step does not type-check until every `match` handles it.
 
 from dataclasses import dataclass
 
-from runtime.events import ToolCall
+from runtime.events import CallWaits, ToolCall
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,26 @@ class RunTools:
     """Run these calls, each of which has no result yet."""
 
     calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskApproval:
+    """Ask a person whether this call may run."""
+
+    call: ToolCall
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Let go of the execution until one of these calls has its answer."""
+
+    waits: tuple[CallWaits, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compact:
+    """Sum up what no longer fits the model's window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,4 +61,4 @@ class Stop:
     reason: str
 
 
-Step = CallModel | RunTools | Finish | GiveUp | Stop
+Step = CallModel | RunTools | AskApproval | Wait | Compact | Finish | GiveUp | Stop

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from runtime.errors import UnknownToolError
 from runtime.operation import Operation
-from runtime.operations import board, conversation, memory, planning
+from runtime.operations import board, conversation, documents, files, knowledge, memory, planning, projects, web
 
 _ALL = (
     planning.plan,
@@ -20,6 +20,12 @@ _ALL = (
     conversation.reply,
     conversation.ask_person,
     conversation.hand_over,
+    files.memory,
+    knowledge.learn,
+    knowledge.search_knowledge,
+    documents.find_documents,
+    projects.save_project_files,
+    web.fetch_page,
 )
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({found.name: found for found in _ALL})

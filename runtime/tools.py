@@ -18,19 +18,31 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 
 from runtime.errors import RuntimeFault, ToolError
-from runtime.events import ToolCall, ToolReturned
-from runtime.journal import ToolCommit
-from runtime.operation import TOOL_TIMEOUT_S, Context, Effect, Operation, arguments_of, perform, values_of
+from runtime.events import CallWaits, ToolCall, ToolReturned, WaitsFor
+from runtime.journal_port import Settled, ToolOutcome
+from runtime.operation import (
+    TOOL_TIMEOUT_S,
+    Audited,
+    Context,
+    Effect,
+    Operation,
+    Unknown,
+    arguments_of,
+    run_operation,
+    values_of,
+)
 from runtime.ports import Json
 from storage.errors import InvalidValueError, StorageError
-from storage.models.agents import ToolState
-from storage.tenancy import STATEMENT_LIMIT_S, limit_statements, was_cut_off
+from storage.tenancy import STATEMENT_LIMIT_S, is_transient, limit_statements, was_cut_off
 from storage.values import check_json
 
 logger = logging.getLogger(__name__)
 
 LONGEST_RESULT = 256 * 1024
-"""Characters of JSON that a row keeps of one result."""
+"""Characters of JSON that a row keeps of one result; a longer one is kept as a blob."""
+
+LARGEST_BLOB = 16 * 1024 * 1024
+"""Characters of JSON beyond which a result is refused, or cut when its effect cannot be undone."""
 
 SHOWN_TO_MODEL = 20_000
 """Characters of a result that the model reads; the row has the rest."""
@@ -53,12 +65,27 @@ class ExternalContext:
 
 
 def tool(
-    *, effect: Effect = "external", honours_key: bool = False, timeout_s: float = TOOL_TIMEOUT_S
+    *,
+    effect: Effect = "external",
+    honours_key: bool = False,
+    timeout_s: float = TOOL_TIMEOUT_S,
+    on_unknown: Unknown = "ask_model",
+    reconcile: Callable[..., Awaitable[Any]] | None = None,
+    asks: str | None = None,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Operation]:
     """Make a tool of an async function; its name, docstring and annotations are what a model sees.
 
-    A first parameter annotated `Context` (effect none or db) or `ExternalContext` (external) is filled in by us and
-    hidden from the model. `honours_key`: after a crash the tool may run again, under the same `ExternalContext.key`.
+    A first parameter annotated `Context` (effect none or db) or `ExternalContext` (external, outbox) is filled in by us
+    and hidden from the model.
+
+    Args:
+        effect: What kind of effect it has; the default is the strictest.
+        honours_key: After a crash the tool may run again, under the same `ExternalContext.key`.
+        timeout_s: How long one call may take.
+        on_unknown: What to do when a worker died, or gave up waiting, in the middle of an external call.
+        reconcile: Decides that instead: an async function with the tool's own parameters that looks whether the call
+            took effect and returns its result, or None when it did not and may run.
+        asks: Why a person has to allow each call before it runs.
 
     Raises:
         ToolDefinitionError: the function is not async, has no docstring, or asks for the other kind of context.
@@ -71,7 +98,7 @@ def tool(
         if not function.__doc__:
             raise ToolDefinitionError(f"tool {name!r} has no docstring; a model would not know when to use it")
         parameters = list(inspect.signature(function).parameters.values())
-        wanted = ExternalContext if effect == "external" else Context
+        wanted = ExternalContext if effect in ("external", "outbox") else Context
         takes_context = bool(parameters) and get_type_hints(function).get(parameters[0].name) in (
             Context,
             ExternalContext,
@@ -79,10 +106,11 @@ def tool(
         if takes_context and get_type_hints(function)[parameters[0].name] is not wanted:
             raise ToolDefinitionError(f"tool {name!r} with effect {effect!r} takes {wanted.__name__}, if any")
 
-        async def call(ctx: Context | ExternalContext, **values: Any) -> Json:
+        async def call(ctx: Context | ExternalContext, **values: Any) -> Json | WaitsFor:
             returned = await (function(ctx, **values) if takes_context else function(**values))
-            plain: Any = to_jsonable_python(returned, inf_nan_mode="constants")
-            return cast("Json", plain) if isinstance(plain, dict) else {"result": plain}  # JSON has text keys
+            if isinstance(returned, WaitsFor):
+                return returned
+            return as_result(returned)
 
         return Operation(
             name=name,
@@ -92,9 +120,18 @@ def tool(
             function=call,
             honours_key=honours_key,
             timeout_s=timeout_s,
+            on_unknown=on_unknown,
+            reconcile=reconcile,
+            asks=asks,
         )
 
     return wrap
+
+
+def as_result(returned: object) -> Json:
+    """Return what a tool returned as the JSON object that a row keeps."""
+    plain: Any = to_jsonable_python(returned, inf_nan_mode="constants")
+    return cast("Json", plain) if isinstance(plain, dict) else {"result": plain}  # JSON has text keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,34 +142,52 @@ class Returned:
     text: str
     """What the model reads."""
     is_error: bool = False
-    state: ToolState | None = None
+    state: ToolOutcome | None = None
+    is_refusal: bool = False
+    """The tool itself said no: asking again gives the same answer."""
 
-    @property
-    def is_too_long(self) -> bool:
-        """Whether a row cannot keep it."""
-        return len(self.text) > LONGEST_RESULT
-
-    @property
-    def complaint(self) -> str:
-        """What to tell the model about a result that is too long."""
-        return f"the result has {len(self.text):,} characters and {LONGEST_RESULT:,} fit; ask for less"
-
-    def write(self, commit: ToolCommit, call: ToolCall, *, duration_s: float) -> None:
-        """Settle a tool's commit with this."""
+    def settled(self, call: ToolCall, *, duration_s: float) -> Settled:
+        """Return what a commit says about the call."""
         shown = self.text
         if len(shown) > SHOWN_TO_MODEL:
             shown = (
                 f"{shown[:SHOWN_TO_MODEL]}…(+{len(shown) - SHOWN_TO_MODEL} characters; the row of this call has them)"
             )
-        commit.returned = ToolReturned(call_id=call.id, name=call.name, content=shown, is_error=self.is_error)
-        commit.result = None if self.is_error else self._kept()
-        commit.state = self.state
-        commit.duration_ms = round(duration_s * 1000)
+        event = ToolReturned(call_id=call.id, name=call.name, content=shown, is_error=self.is_error)
+        is_long = len(self.text) > LONGEST_RESULT and not self.is_error
+        return Settled(
+            call=call,
+            event=event,
+            state=self.state or ("error" if self.is_error else "done"),
+            result=None if self.is_error else self._preview() if is_long else self.result,
+            duration_ms=round(duration_s * 1000),
+            blob=self.text if is_long and len(self.text) <= LARGEST_BLOB else None,
+        )
 
-    def _kept(self) -> Json:
-        if not self.is_too_long:
-            return self.result
+    def _preview(self) -> Json:
         return {"truncated": True, "characters": len(self.text), "preview": self.text[:SHOWN_TO_MODEL]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effected:
+    """What a tool inside our database came to; its transaction is still open."""
+
+    outcome: Returned | WaitsFor
+    audited: Audited | None
+
+    def settled(self, call: ToolCall, *, duration_s: float) -> Settled:
+        """Return what the commit says about the call."""
+        if isinstance(self.outcome, WaitsFor):
+            return Settled(call=call, event=CallWaits(call_id=call.id, waits_for=self.outcome), state="started")
+        return self.outcome.settled(call, duration_s=duration_s)
+
+
+class UndoneError(Exception):
+    """Leaves a tool's transaction so that its effect is rolled back; `returned` is what to record instead."""
+
+    def __init__(self, returned: Returned) -> None:
+        super().__init__(returned.text)
+        self.returned = returned
 
 
 def succeeded(result: Json) -> Returned:
@@ -160,21 +215,35 @@ def unknown(reason: str) -> Returned:
     return Returned(result={}, text=text, is_error=True, state="unknown")
 
 
-async def inside(operation: Operation, ctx: Context, arguments: Json) -> Returned:
-    """Perform an operation in a savepoint of the caller's transaction: a refusal or a failure undoes its effect."""
+async def inside(operation: Operation, ctx: Context, arguments: Json) -> Effected:
+    """Perform an operation in the caller's transaction.
+
+    Raises:
+        DBAPIError: the database is the reason, and the same call may work in a moment.
+        UndoneError: it refused or failed; whatever it has done so far must be rolled back.
+    """
     try:
-        async with ctx.db.begin_nested():
-            if operation.timeout_s < STATEMENT_LIMIT_S:
-                await limit_statements(ctx.db, operation.timeout_s)
-            returned = succeeded(await perform(operation, ctx, arguments))
-            if returned.is_too_long:
-                raise ToolError(returned.complaint)  # noqa: TRY301 -- leaves the savepoint, which undoes the effect
+        if operation.timeout_s < STATEMENT_LIMIT_S:
+            await limit_statements(ctx.db, operation.timeout_s)
+        performed = await run_operation(operation, ctx, arguments)
+        if isinstance(performed.result, WaitsFor):
+            return Effected(outcome=performed.result, audited=performed.audited)
+        returned = succeeded(performed.result)
+        if len(returned.text) > LARGEST_BLOB:
+            raise ToolError(_too_long(returned))  # noqa: TRY301 -- leaves the transaction, which undoes the effect
     except (ToolError, StorageError) as error:
-        return failed(str(error))
+        raise UndoneError(failed(str(error))) from error
     except Exception as error:
+        if is_transient(error):
+            raise
         logger.warning("a tool failed", extra={"tool": operation.name}, exc_info=True)
-        return failed(late(operation) if was_cut_off(error) else f"{operation.name} failed: {type(error).__name__}")
-    return returned
+        reason = late(operation) if was_cut_off(error) else f"{operation.name} failed: {type(error).__name__}"
+        raise UndoneError(failed(reason)) from error
+    return Effected(outcome=returned, audited=performed.audited)
+
+
+def _too_long(returned: Returned) -> str:
+    return f"the result has {len(returned.text):,} characters and {LARGEST_BLOB:,} fit; ask for less"
 
 
 def late(operation: Operation) -> str:
@@ -186,11 +255,23 @@ async def outside(operation: Operation, context: ExternalContext, parsed: BaseMo
     """Run an external tool once; whatever it does is an outcome, and nothing is raised but cancellation."""
     try:
         with anyio.fail_after(operation.timeout_s):
-            return succeeded(await operation.function(context, **values_of(parsed)))
-    except TimeoutError:
-        return unknown(late(operation))
+            return succeeded(plain_result(await operation.function(context, **values_of(parsed))))
+    except TimeoutError as error:
+        # A service's own error of this kind says in words why nobody can tell; ours has none.
+        return unknown(str(error) or late(operation))
     except ToolError as error:
-        return failed(str(error))
+        return Returned(result={}, text=str(error)[:SHOWN_TO_MODEL], is_error=True, is_refusal=True)
     except Exception as error:
         logger.warning("a tool failed", extra={"tool": operation.name}, exc_info=True)
         return failed(f"{operation.name} failed: {type(error).__name__}: {error}")
+
+
+def plain_result(result: Json | WaitsFor) -> Json:
+    """Return the result of a tool that cannot wait: one outside our database has no row to be answered in.
+
+    Raises:
+        ToolError: it wants to wait.
+    """
+    if isinstance(result, WaitsFor):
+        raise ToolError("only a tool with effect 'db' can wait for somebody")
+    return result

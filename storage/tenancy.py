@@ -119,6 +119,17 @@ def was_cut_off(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == "57014"
 
 
+_TRANSIENT = frozenset({"40001", "40P01", "57P01", "57P02", "57P03", "53300"})
+"""Serialization failure, deadlock, shutdown by an admin or a crash, not yet started, too many connections."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the database failed in a way that says nothing about the statement: trying again may work."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or getattr(error.orig, "sqlstate", None) in _TRANSIENT
+
+
 async def raw_connection(db: AsyncSession) -> RawConnection:
     """Return the asyncpg connection of `db`'s transaction, which has begun by then: what runs on it commits with it."""
     connection = await db.connection()

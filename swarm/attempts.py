@@ -10,7 +10,7 @@ import anyio
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
-from runtime.driver import Driver, Ended, Later, NotOurs
+from runtime.driver import Driver, Ended, Held, Later, NotOurs
 from runtime.events import ExecutionEnded
 from storage.errors import InvalidValueError
 from storage.queries import executions
@@ -128,7 +128,7 @@ class Runner:
                     return event
                 case Later(delay_s=delay_s):
                     await anyio.sleep(delay_s)
-                case NotOurs():
+                case Held() | NotOurs():
                     ended = await self._ended(execution_id)
                     if ended is not None:
                         return ended

@@ -15,7 +15,7 @@ from runtime.agents import Agent as RuntimeAgent
 from runtime.agents import UnknownAgentError
 from runtime.driver import Driver
 from runtime.events import ExecutionEnded
-from runtime.journal import Claim
+from runtime.journal_port import Claim
 from runtime.local import Local, open_local
 from runtime.settings import RuntimeSettings
 from storage.errors import InvalidValueError, StorageError
@@ -338,7 +338,7 @@ async def _keep_sessions(local: Local) -> None:
     """Prolong the leases of the executions that this process drives: a script has no worker that does it."""
     while True:
         await anyio.sleep(RENEW_SESSIONS_EVERY_S)
-        await local.journal.renew_all()
+        await local.renew_leases()
 
 
 def _driver(local: Local, definitions: Sequence[Definition]) -> Driver:
@@ -351,15 +351,7 @@ def _driver(local: Local, definitions: Sequence[Definition]) -> Driver:
         except KeyError:
             raise UnknownAgentError(name) from None
 
-    return Driver(
-        database=local.database,
-        journal=local.journal,
-        model=local.model,
-        jobs=local.jobs,
-        closing=_nothing_more,
-        default_zone=local.settings.timezone,
-        agents=find,
-    )
+    return local.driver.varied(agents=find, closing=_nothing_more)
 
 
 async def _nothing_more(db: AsyncSession, claim: Claim, ended: ExecutionEnded) -> None:

@@ -30,8 +30,9 @@ from benchmarks.agent_step.workload import (
 from runtime.agents import ASSISTANT
 from runtime.driver import Ended
 from runtime.events import Event, ModelReplied, ToolReturned, UserSpoke
-from runtime.ports import ModelRequest
-from runtime.requests import messages_of
+from runtime.models.words import tell
+from runtime.ports import ModelRequest, OnText
+from runtime.requests import Transcript
 from runtime.testing import call_reply, system_on, text_reply
 from storage.engine import Address
 from storage.models.agents import AgentExecution, AgentSession, AgentStep
@@ -56,11 +57,13 @@ class SteadyModel:
         """Says that no model is behind it."""
         return "steady-model"
 
-    async def reply(self, request: ModelRequest) -> ModelReplied:
+    async def reply(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelReplied:
         """Return the next call, or the end."""
         turn = await self._watch.next_turn()
         assert request.messages, "there is always a question"  # noqa: S101 -- the request is what is being timed
-        return text_reply("Done.") if turn is None else _reply(self._run, turn)
+        reply = text_reply("Done.") if turn is None else _reply(self._run, turn)
+        tell(reply, on_text)
+        return reply
 
 
 def _reply(run: str, turn: int) -> ModelReplied:
@@ -134,7 +137,7 @@ async def load(database: Database, user_id: int, execution_id: int) -> list[floa
 
     async def once() -> None:
         recorded = await journal.read(claim)
-        messages_of([entry.event for entry in recorded])
+        Transcript(entry.event for entry in recorded)
 
     times_ms = [await timed_ms(once) for _ in range(LOADS)]
     await journal.release(claim)

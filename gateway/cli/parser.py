@@ -20,6 +20,7 @@ key_app = typer.Typer(help="API keys for programs.", no_args_is_help=True)
 user_app = typer.Typer(help="Users; one user is one tenant.", no_args_is_help=True)
 task_app = typer.Typer(help="Cards on the board.", no_args_is_help=True)
 webhook_app = typer.Typer(help="Doors for chat channels.", no_args_is_help=True)
+tools_app = typer.Typer(help="Other MCP servers whose tools your agents may use.", no_args_is_help=True)
 for name, group in (
     ("db", db_app),
     ("key", key_app),
@@ -27,6 +28,7 @@ for name, group in (
     ("task", task_app),
     ("run", run_app),
     ("webhook", webhook_app),
+    ("tools", tools_app),
 ):
     app.add_typer(group, name=name)
 
@@ -34,6 +36,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
 ExecutionId = Annotated[int, typer.Argument(metavar="ID", help="Id of the execution.", min=1, max=2**63 - 1)]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tool server.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -322,6 +325,15 @@ def run_show(execution: ExecutionId, json: Json = False) -> None:
     run(command.show, execution, json)
 
 
+@run_app.command("tail")
+def run_tail(execution: ExecutionId, json: Json = False) -> None:
+    """Watch one execution until it ends: every step, and replies while they are said; --json prints one item a line."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.tail, execution, json)
+
+
 @run_app.command("cancel")
 def run_cancel(execution: ExecutionId, json: Json = False) -> None:
     """Ask an execution to stop at its next step; what it has done stays done."""
@@ -353,3 +365,69 @@ def webhook_list(json: Json = False) -> None:
     from gateway.cli.process import run
 
     run(command.listing, json)
+
+
+@tools_app.command("add")
+def tools_add(
+    name: Annotated[str, typer.Argument(help="What agents call it: lower-case letters, digits, - and _.")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- COMMAND ARG...]", help="A program that speaks MCP on its pipes."),
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="Address of a server that speaks streamable HTTP.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(help="Hand this variable of your environment to the program, sealed; repeat.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option(help="NAME=VARIABLE: send the variable's value as this header, sealed; repeat.")
+    ] = None,
+    secrets_stdin: Annotated[
+        bool, typer.Option("--secrets-stdin", help="Read more of them from stdin, as a JSON object.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Connect another MCP server and accept the tools it has now. Every worker will run COMMAND."""
+    from gateway.cli import tool_servers as server_command
+    from gateway.cli.process import run
+
+    run(server_command.add, name, command or [], url, (env or [], header or [], secrets_stdin), json)
+
+
+@tools_app.command("list")
+def tools_list(json: Json = False) -> None:
+    """List the servers."""
+    from gateway.cli import tool_servers as command
+    from gateway.cli.process import run
+
+    run(command.listing, json)
+
+
+@tools_app.command("show")
+def tools_show(name: ServerName, json: Json = False) -> None:
+    """Show what was accepted of a server's tools, and under which names agents have them."""
+    from gateway.cli import tool_servers as command
+    from gateway.cli.process import run
+
+    run(command.show, name, json)
+
+
+@tools_app.command("pin")
+def tools_pin(
+    name: ServerName,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept without being asked.")] = False,
+    json: Json = False,
+) -> None:
+    """Show how a server's tools differ from what was accepted, and accept them as they are now."""
+    from gateway.cli import tool_servers as command
+    from gateway.cli.process import run
+
+    run(command.pin, name, yes, json)
+
+
+@tools_app.command("remove")
+def tools_remove(name: ServerName) -> None:
+    """Forget a server, its secret and its tools."""
+    from gateway.cli import tool_servers as command
+    from gateway.cli.process import run
+
+    run(command.remove, name)

@@ -2,16 +2,19 @@
 
 import json
 import sys
-from typing import TypeGuard, get_args
+from contextlib import aclosing
+from typing import TypeGuard, assert_never, get_args
 
 from gateway.cli.output import print_json, print_record, print_rows, progress
 from gateway.errors import ArgumentError
+from runtime.events import Event
 from runtime.local import Local, open_local
 from runtime.operation import Context, perform
-from runtime.operations.executions import cancel_execution, execution_status
+from runtime.operations.executions import cancel_execution, execution_status, step_view
 from runtime.ports import Json
 from runtime.settings import RuntimeSettings
-from storage.models.agents import AgentExecution, ExecutionStatus, ToolExecution
+from runtime.streaming import Committed, Delta, Ended, Reset, StreamItem, Waiting, follow
+from storage.models.agents import AgentExecution, AgentStep, ExecutionStatus, ToolExecution
 from storage.queries import executions
 from storage.settings import StorageSettings
 
@@ -43,6 +46,23 @@ async def show(execution_id: int, as_json: bool) -> None:
         _print_story(view)
 
 
+async def tail(execution_id: int, as_json: bool) -> None:
+    """Print what happens in an execution until it ends."""
+    async with open_local(StorageSettings(), RuntimeSettings()) as local:
+        items = follow(local.database, local.user_id, execution_id)
+        async with aclosing(items):
+            if as_json:
+                async for item in items:
+                    _print_now(item.model_dump_json() + "\n")
+                return
+            screen = _Screen()
+            try:
+                async for item in items:
+                    screen.show(item)
+            finally:
+                screen.end_line()
+
+
 async def cancel(execution_id: int, as_json: bool) -> None:
     """Ask an execution to stop, and say on stderr what comes of it."""
     async with (
@@ -53,6 +73,58 @@ async def cancel(execution_id: int, as_json: bool) -> None:
     print_record(asked, as_json=as_json)
     said = "was over already" if asked["isOver"] else "stops at its next step; a worker must be running to end it"
     progress.print(f"execution {execution_id} {said}", soft_wrap=True)
+
+
+def _print_now(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class _Screen:
+    """Shows a stream as lines; the last one may still grow with the reply that is being said."""
+
+    def __init__(self) -> None:
+        self._live = ""
+        """What of a reply is on the line that is open."""
+
+    def show(self, item: StreamItem) -> None:
+        match item:
+            case Delta(seq=seq, text=text):
+                _print_now(text if self._live else _head_of_line(seq, "assistant") + text)
+                self._live += text
+            case Committed(seq=seq, event=event):
+                self._show_step(seq, event)
+            case Reset():
+                self._note("(cut off; it is being said anew)")
+            case Waiting(waiting_for=waiting_for):
+                self._note(f"(waits: {json.dumps(waiting_for, ensure_ascii=False)})")
+            case Ended():
+                pass  # the last step has said so
+            case _ as unreachable:
+                assert_never(unreachable)
+
+    def end_line(self) -> None:
+        """Finish the line that is open, if there is one."""
+        if self._live:
+            _print_now("\n")
+            self._live = ""
+
+    def _show_step(self, seq: int, event: Event) -> None:
+        said = step_view(AgentStep(seq=seq, kind=event.kind, body=event.model_dump(mode="json")))["text"]
+        if self._live and said.startswith(self._live):
+            _print_now(said[len(self._live) :])
+            self.end_line()
+            return
+        self.end_line()
+        _print_now(f"{_head_of_line(seq, event.kind)}{said}\n")
+
+    def _note(self, words: str) -> None:
+        self.end_line()
+        _print_now(f"{_head_of_line('', '')}{words}\n")
+
+
+def _head_of_line(seq: int | str, kind: str) -> str:
+    return f"{seq:>4}  {kind:<11}  "
 
 
 def _is_status(value: str) -> TypeGuard[ExecutionStatus]:

@@ -79,6 +79,12 @@ def translated_reading() -> Generator[None]:
         raise ModelReplyInvalidError(f"its bytes cannot be decoded ({type(error).__name__})") from error
 
 
+def is_about_grammar(error: ModelRequestError) -> bool:
+    """Tell whether the provider refuses to compile the schemas of strict tools; only its words say so."""
+    said = error.reason.lower()
+    return error.status == 400 and any(word in said for word in ("grammar", "schema", "strict"))
+
+
 def _status_error(error: anthropic.APIStatusError, model: str) -> ModelError:
     status = error.status_code
     said = error.api_message if isinstance(error.api_message, str) else "no explanation"  # pyright: ignore[reportUnnecessaryIsInstance] -- the SDK copies it from the body unchecked

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from runtime.errors import ModelReplyInvalidError
 from runtime.events import ModelReplied, Usage
 from runtime.models.anthropic_errors import provider_error
-from runtime.ports import Json
+from runtime.ports import Json, OnText
 
 _T = TypeVar("_T")
 
@@ -94,12 +94,17 @@ class _Error(_Parsed):
     error: _ErrorDetail
 
 
+class _Count(_Parsed):
+    input_tokens: int
+
+
 _Event = Annotated[
     _MessageStart | _BlockStart | _BlockDelta | _BlockStop | _MessageDelta | _MessageStop | _Error,
     Field(discriminator="type"),
 ]
 _event_adapter: TypeAdapter[_Event] = TypeAdapter(_Event)
 _whole_adapter: TypeAdapter[_Message | _Error] = TypeAdapter(Annotated[_Message | _Error, Field(discriminator="type")])
+_count_adapter: TypeAdapter[_Count] = TypeAdapter(_Count)
 _EVENT_NAMES = frozenset(
     {
         "message_start",
@@ -160,7 +165,9 @@ class _Block:
 class ReplyAssembly:
     """Puts a reply together from the events of its stream, in their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_text: OnText | None = None) -> None:
+        """`on_text` gets each piece of the reply's words as it is fed."""
+        self._on_text = on_text
         self._message: _Message | None = None
         self._usage: dict[str, int] = {}
         self._stop_reason: str | None = None
@@ -210,6 +217,8 @@ class ReplyAssembly:
                 self._open(index, block)
             case _BlockDelta(index=index, delta=delta):
                 self._growing(index).add(delta)
+                if delta["type"] == "text_delta":
+                    self._tell(delta["text"])
             case _BlockStop(index=index):
                 self._growing(index).is_closed = True
             case _MessageDelta(delta=delta, usage=usage):
@@ -228,12 +237,26 @@ class ReplyAssembly:
         self._message = message
         self._stop_reason = message.stop_reason
         self._blocks = [_Block(block, is_closed=True) for block in message.content]
+        for block in message.content:
+            self._tell_beginning(block)
         self._count(message.usage)
 
     def _open(self, index: int, block: Json) -> None:
         if self._message is None or index != len(self._blocks):
             _reject(f"block {index} starts out of order")
         self._blocks.append(_Block(block))
+        self._tell_beginning(block)
+
+    def _tell_beginning(self, block: Json) -> None:
+        match block:
+            case {"type": "text", "text": str(beginning)}:
+                self._tell(beginning)
+            case _:
+                pass
+
+    def _tell(self, piece: str) -> None:
+        if self._on_text is not None and piece:
+            self._on_text(piece)
 
     def _growing(self, index: int) -> _Block:
         if not 0 <= index < len(self._blocks) or self._blocks[index].is_closed:
@@ -266,6 +289,15 @@ def whole_reply(raw: bytes) -> ModelReplied:
             return _reply(message.model, message.stop_reason, blocks, message.usage.model_dump(exclude_none=True))
         case _Error(error=error):
             raise provider_error(error.type, error.message)
+
+
+def counted_tokens(raw: bytes) -> int:
+    """Return what one JSON body of count_tokens says.
+
+    Raises:
+        ModelReplyInvalidError: it is none.
+    """
+    return _parsed(_count_adapter, raw).input_tokens
 
 
 def _reply(model: str, stop_reason: str | None, blocks: Sequence[_Block], usage: dict[str, int]) -> ModelReplied:

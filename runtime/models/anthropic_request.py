@@ -7,12 +7,13 @@ The provider caches tools, then system, then messages, up to each mark, by exact
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.models.strict_tools import strict_tools
 from runtime.ports import Json, ModelRequest, ToolSpec
 
 _MARK = {"type": "ephemeral"}
 
 
-def request_body(request: ModelRequest, *, model: str, max_tokens: int | None) -> Json:
+def request_body(request: ModelRequest, *, model: str, max_tokens: int | None, strict: bool = False) -> Json:
     """Return the body for this request; nothing of the request is changed or shared with a mark.
 
     Four marks at most, the provider's limit: the last tool, the system prompt, and the ends of the last two user
@@ -23,6 +24,7 @@ def request_body(request: ModelRequest, *, model: str, max_tokens: int | None) -
         request: What to ask.
         model: Used unless the request names one.
         max_tokens: The most one reply may use; None: what the request says.
+        strict: Mark the tools that qualify, so that the provider holds the model to their schemas.
     """
     body: Json = {
         "model": request.model or model,
@@ -32,13 +34,18 @@ def request_body(request: ModelRequest, *, model: str, max_tokens: int | None) -
     if request.system.strip():
         body["system"] = [{"type": "text", "text": request.system, "cache_control": _MARK}]
     if request.tools:
-        *others, last = map(_tool, request.tools)
+        marked = strict_tools(request.tools) if strict else frozenset[str]()
+        *others, last = (_tool(spec, is_strict=spec.name in marked) for spec in request.tools)
         body["tools"] = [*others, {**last, "cache_control": _MARK}]
     return body
 
 
-def _tool(spec: ToolSpec) -> Json:
-    return {"name": spec.name, "description": spec.description, "input_schema": spec.input_schema}
+def _tool(spec: ToolSpec, *, is_strict: bool) -> Json:
+    if spec.api_type is not None:
+        # The provider knows its schema and how to describe it, and takes neither from us.
+        return {"type": spec.api_type, "name": spec.name}
+    tool = {"name": spec.name, "description": spec.description, "input_schema": spec.input_schema}
+    return tool | {"strict": True} if is_strict else tool
 
 
 def _messages(messages: Sequence[Json]) -> list[Json]:

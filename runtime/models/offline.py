@@ -15,7 +15,8 @@ from runtime.models.offline_grammar import ACTING
 from runtime.models.offline_history import Card, Exchange, Made, Result, exchanges, touched
 from runtime.models.offline_parse import Request, parse
 from runtime.models.offline_work import QUESTION, Call, Outcome, Scene, work_on
-from runtime.ports import Json, ModelRequest
+from runtime.models.words import tell
+from runtime.ports import Json, ModelRequest, OnText
 
 _EMPTY = "I see no words in this message. Tell me what to put on the board, or write 'help'."
 _ORDINALS = ("first", "second", "third", "fourth", "fifth")
@@ -31,9 +32,11 @@ class OfflineModel:
         """What output calls it, so that nobody takes it for a language model."""
         return "offline"
 
-    async def reply(self, request: ModelRequest) -> ModelReplied:
+    async def reply(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelReplied:
         """Answer from the request alone; the same request always gets the same reply."""
-        return self.answer(request)
+        reply = self.answer(request)
+        tell(reply, on_text)
+        return reply
 
     def answer(self, request: ModelRequest) -> ModelReplied:
         """Return what `reply` does, for callers that are not async: nothing is waited for."""

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from runtime.errors import ToolError
+from runtime.events import WaitsFor
 from runtime.operation import Context, Conversation, operation
 from runtime.operations.board import slug
 from runtime.outbox import queue_reply
@@ -50,12 +51,23 @@ async def _card_for_a_person(ctx: Context, *, title: str, intent: str, text: str
 @operation(effect="db")
 async def ask_person(
     ctx: Context, question: Annotated[str, Field(min_length=1, max_length=20_000, description="What to decide.")]
-) -> Json:
-    """Put a question that you cannot answer on the board for a person, and go on without waiting for the answer."""
+) -> Json | WaitsFor:
+    """Ask a person what you cannot decide; the question becomes a card on the board.
+
+    In a chat you go on without waiting: tell the participant that somebody will answer. Elsewhere the answer is what
+    this call returns, however long it takes.
+    """
+    card_id = await ask_about(ctx, question)
+    if ctx.conversation is None and ctx.execution_id is not None:
+        return WaitsFor(kind="answer", id=card_id)
+    return {"id": card_id, "question": card_id, "note": f"question {card_id} is open"}
+
+
+async def ask_about(ctx: Context, question: str) -> int:
+    """Put a question on the board and return its card's id."""
     first_line = question.strip().splitlines()[0]
     intent = f"question-{slug(first_line)}"[:100]
-    card_id = await _card_for_a_person(ctx, title=first_line, intent=intent, text=question, task_type="question")
-    return {"id": card_id, "question": card_id, "note": f"question {card_id} is open"}
+    return await _card_for_a_person(ctx, title=first_line, intent=intent, text=question, task_type="question")
 
 
 @operation(effect="db")

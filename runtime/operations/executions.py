@@ -8,6 +8,10 @@ from runtime.agents import ASSISTANT, agent_named
 from runtime.conversations import EXECUTE
 from runtime.errors import ToolError
 from runtime.events import (
+    CallApproved,
+    CallWaits,
+    Compacted,
+    DefinitionChanged,
     ExecutionEnded,
     ModelReplied,
     PhaseAdvanced,
@@ -114,10 +118,24 @@ def _said(step: AgentStep) -> str:
             return f"{goal}: {', '.join(phases)}"
         case PhaseAdvanced(name=name):
             return name
+        case Compacted(steps=steps, summary=summary):
+            return f"the first {steps} steps in short: {summary}"
         case ExecutionEnded(status=status, text=text):
             return f"{status}: {text}"
+        case CallWaits() | CallApproved() | DefinitionChanged() as noted:
+            return _noted(noted)
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _noted(event: CallWaits | CallApproved | DefinitionChanged) -> str:
+    match event:
+        case CallWaits(waits_for=waits_for):
+            return f"waits for {waits_for.kind} {waits_for.id}"
+        case CallApproved(by=by, approval_id=approval_id):
+            return f"approval {approval_id} was granted by {by}"
+        case DefinitionChanged():
+            return "the agent has another definition from here on"
 
 
 def _arguments(arguments: dict[str, Any]) -> str:

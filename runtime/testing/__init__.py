@@ -1,6 +1,6 @@
 """Fakes for tests and demonstrations; each passes the contract suite of the port or API it stands for."""
 
-from runtime.testing.faults import Cut, Fault, HtmlPage, HttpFault, PingForever, Stall, StreamError
+from runtime.testing.faults import Cut, Fault, HtmlPage, HttpFault, Paced, PingForever, Stall, StreamError
 from runtime.testing.loopback import serve_loopback
 from runtime.testing.messages_api import FakeMessagesAPI, api_message, in_order
 from runtime.testing.scripted import ScriptedModel, call_reply, text_reply
@@ -12,6 +12,7 @@ __all__ = [
     "Fault",
     "HtmlPage",
     "HttpFault",
+    "Paced",
     "PingForever",
     "ScriptedModel",
     "Stall",

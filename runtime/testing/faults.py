@@ -43,6 +43,14 @@ class Stall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Paced:
+    """No fault but a reply at the pace of a real one: each event of its stream comes `interval_s` after the last."""
+
+    reply: ModelReplied | Json
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PingForever:
     """A stream that begins well and then only shows that it lives, until the client leaves."""
 
@@ -59,4 +67,4 @@ class StreamError:
     message: str = "Overloaded"
 
 
-Fault = HttpFault | HtmlPage | Cut | Stall | PingForever | StreamError
+Fault = HttpFault | HtmlPage | Cut | Stall | Paced | PingForever | StreamError

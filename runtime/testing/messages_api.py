@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.events import ModelReplied
 from runtime.ports import Json
-from runtime.testing.faults import Cut, Fault, HtmlPage, HttpFault, PingForever, Stall, StreamError
-from runtime.testing.messages_rules import IssuedBlocks, first_problem
+from runtime.testing.faults import Cut, Fault, HtmlPage, HttpFault, Paced, PingForever, Stall, StreamError
+from runtime.testing.messages_rules import IssuedBlocks, first_counting_problem, first_problem
 from runtime.testing.messages_stream import event_frame, message_frames
 from runtime.testing.prompt_cache import PromptCache, input_tokens
 
@@ -78,8 +78,8 @@ class FakeMessagesAPI:
         )
 
     async def _count_tokens(self, request: Request) -> Response:
-        body = {"max_tokens": 1, **await request.json()}
-        problem = first_problem(body, self._issued)
+        body: Json = await request.json()
+        problem = first_counting_problem(body, self._issued)
         if problem is not None:
             return _error(400, "invalid_request_error", problem, request_id="req_fake_count")
         return JSONResponse({"input_tokens": input_tokens(body)})
@@ -114,17 +114,22 @@ class FakeMessagesAPI:
                 return _Body([whole[:size]], is_stream=streams, ending="silent")
             case Stall():
                 return _Silence()
+            case Paced(reply=reply, interval_s=interval_s):
+                return _Body(self._frames(reply, body), is_stream=streams, pause_s=interval_s)
             case PingForever(interval_s=interval_s):
                 return self._pinging(body, interval_s)
-            case StreamError(kind=kind, message=message) if not streams:
-                return _error(_STATUS_OF.get(kind, 500), kind, message, request_id="req_fake")
-            case StreamError(reply=reply, events=events, kind=kind, message=message):
-                error = event_frame({"type": "error", "error": {"type": kind, "message": message}})
-                return _Body([*self._frames(reply, body)[:events], error], is_stream=True)
+            case StreamError():
+                return self._broken_off(answer, body)
             case ModelReplied() | dict():
                 return _Body(self._frames(answer, body), is_stream=streams)
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _broken_off(self, fault: StreamError, body: Json) -> Response:
+        if not body.get("stream"):
+            return _error(_STATUS_OF.get(fault.kind, 500), fault.kind, fault.message, request_id="req_fake")
+        error = event_frame({"type": "error", "error": {"type": fault.kind, "message": fault.message}})
+        return _Body([*self._frames(fault.reply, body)[: fault.events], error], is_stream=True)
 
     def _pinging(self, body: Json, interval_s: float) -> Response:
         if not body.get("stream"):
@@ -200,16 +205,20 @@ class _Body(Response):
         is_stream: bool,
         ending: Literal["whole", "dropped", "silent"] = "whole",
         beat: _Beat | None = None,
+        pause_s: float = 0,
     ) -> None:
         super().__init__(media_type="text/event-stream" if is_stream else "application/json")
         del self.headers["content-length"]
         self._pieces = pieces
         self._ending = ending
         self._beat = beat
+        self._pause_s = pause_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- Response's signature
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         for piece in self._pieces:
+            if self._pause_s:
+                await anyio.sleep(self._pause_s)
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if self._beat is not None:
             async for frame in _beating(self._beat, receive):

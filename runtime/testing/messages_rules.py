@@ -3,11 +3,11 @@
 Roles other than user and assistant, server tools and files are not spoken here and pass unchecked or are refused.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any, cast
 
 from runtime.ports import Json
+from runtime.testing.messages_tools import tool_problems
 from runtime.testing.prompt_cache import MAX_MARKS, marked_blocks
 
 _FIELDS = frozenset(
@@ -32,7 +32,11 @@ _FIELDS = frozenset(
     }
 )
 """The parameters of https://platform.claude.com/docs/en/api/messages/create."""
-_TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}")
+_COUNTED_FIELDS = frozenset(
+    {"cache_control", "messages", "model", "output_config", "speed", "system", "thinking", "tool_choice", "tools"}
+)
+"""The parameters of https://platform.claude.com/docs/en/api/messages/count_tokens."""
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 
 
 class IssuedBlocks:
@@ -62,6 +66,15 @@ def first_problem(body: Json, issued: IssuedBlocks) -> str | None:
     return next(_problems(body, issued), None)
 
 
+def first_counting_problem(body: Json, issued: IssuedBlocks) -> str | None:
+    """Return the message of the 400 for this request to count tokens, None when it is right."""
+    extra = next(iter(sorted(body.keys() - _COUNTED_FIELDS)), None)
+    if extra is not None:
+        return f"{extra}: Extra inputs are not permitted"
+    # A reply's length is the one thing that it must not say and a message must.
+    return first_problem({"max_tokens": 1, **body}, issued)
+
+
 def is_thinking(block: Json) -> bool:
     """Whether the block is one of thinking, readable or not."""
     return block.get("type") in {"thinking", "redacted_thinking"}
@@ -75,7 +88,7 @@ def blocks_of(message: Json) -> list[Json]:
 
 def _problems(body: Json, issued: IssuedBlocks) -> Iterator[str]:
     yield from _field_problems(body)
-    yield from _tool_problems(body.get("tools") or [])
+    yield from tool_problems(body.get("tools") or [])
     yield from _role_problems(body["messages"], issued)
     yield from _content_problems(body, issued)
     yield from _pair_problems(_turns(body["messages"]))
@@ -98,17 +111,9 @@ def _field_problems(body: Json) -> Iterator[str]:
         yield "messages: Input should be a valid list"
     if not body["messages"]:
         yield "messages: at least one message is required"
-
-
-def _tool_problems(tools: list[Json]) -> Iterator[str]:
-    for index, tool in enumerate(tools):
-        if not _TOOL_NAME.fullmatch(tool.get("name", "")):
-            yield f"tools.{index}.custom.name: String should match pattern '^{_TOOL_NAME.pattern}$'"
-        if tool.get("input_schema", {}).get("type") != "object":
-            yield f"tools.{index}.custom.input_schema.type: Input should be 'object'"
-    names = [tool["name"] for tool in tools]
-    if len(set(names)) != len(names):
-        yield "tools: Tool names must be unique."
+    effort = cast("Json", body.get("output_config") or {}).get("effort")
+    if effort is not None and effort not in _EFFORTS:
+        yield f"output_config.effort: Input should be {', '.join(map(repr, _EFFORTS[:-1]))} or {_EFFORTS[-1]!r}"
 
 
 def _role_problems(messages: list[Any], issued: IssuedBlocks) -> Iterator[str]:

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from runtime.events import ModelReplied, Usage
-from runtime.ports import ModelRequest
+from runtime.models.words import tell
+from runtime.ports import ModelRequest, OnText
 
 Scripted = ModelReplied | Exception | Callable[[ModelRequest], ModelReplied]
 """What a script holds: a reply, an error to raise, or a function that looks at the request first."""
@@ -36,7 +37,7 @@ class ScriptedModel:
         """Says that no model is behind it."""
         return MODEL_NAME
 
-    async def reply(self, request: ModelRequest) -> ModelReplied:
+    async def reply(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelReplied:
         """Return, compute or raise what the script has next.
 
         Raises:
@@ -51,7 +52,9 @@ class ScriptedModel:
         scripted = self._replies[index]
         if isinstance(scripted, Exception):
             raise scripted
-        return scripted if isinstance(scripted, ModelReplied) else scripted(request)
+        reply = scripted if isinstance(scripted, ModelReplied) else scripted(request)
+        tell(reply, on_text)
+        return reply
 
     def assert_done(self) -> None:
         """Fail if replies are left.

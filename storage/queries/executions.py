@@ -10,6 +10,7 @@ from sqlalchemy.orm import aliased
 
 from storage.errors import EntityNotFoundError
 from storage.models.agents import AgentExecution, AgentSession, AgentStep, ExecutionStatus, ToolExecution
+from storage.models.runtime import AgentDefinition
 
 ACTIVE = ("pending", "planning", "executing")
 """The statuses of an execution that is not over."""
@@ -69,6 +70,11 @@ async def tool_executions(db: AsyncSession, execution_id: int) -> Sequence[ToolE
     """Return the tool calls of one execution, oldest first."""
     statement = select(ToolExecution).where(ToolExecution.execution_id == execution_id).order_by(ToolExecution.id)
     return (await db.scalars(statement)).all()
+
+
+async def agent_definition(db: AsyncSession, name: str) -> AgentDefinition | None:
+    """Return the tenant's agent of this name that is data."""
+    return (await db.scalars(select(AgentDefinition).where(AgentDefinition.name == name))).one_or_none()
 
 
 async def request_cancel(db: AsyncSession, execution_id: int) -> None:
@@ -158,6 +164,8 @@ async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueEx
     )
     # An agent named `module:qualname` is defined by a program, and only that program can run it.
     is_built_in = AgentExecution.agent_name.not_like("%:%")
+    is_held = or_(AgentExecution.waiting_for.is_not(None), AgentExecution.paused_at.is_not(None))
+    can_go_on = or_(~is_held, AgentExecution.cancel_requested_at.is_not(None))
     # Of sessions, this role sees only the leased ones.
     same = (AgentSession.id == AgentExecution.session_id) & (AgentSession.user_id == AgentExecution.user_id)
     is_free = or_(AgentSession.id.is_(None), AgentSession.lease_until < func.now())
@@ -165,7 +173,7 @@ async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueEx
     statement = (
         select(AgentExecution.user_id, AgentExecution.id, AgentSession.lease_epoch)
         .outerjoin(AgentSession, same)
-        .where(AgentExecution.status.in_(ACTIVE), is_built_in, is_free, since <= func.now(), ~waits)
+        .where(AgentExecution.status.in_(ACTIVE), is_built_in, can_go_on, is_free, since <= func.now(), ~waits)
         .order_by(AgentExecution.id)
         .limit(limit)
     )

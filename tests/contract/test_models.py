@@ -128,6 +128,26 @@ async def test_trouble_arrives_as_the_same_error_and_the_next_call_works(
         assert (await model.reply(asking())).text == "Back again."
 
 
+async def test_the_words_of_a_reply_are_told_piece_by_piece(open_model: OpenModel) -> None:
+    content = ({"type": "text", "text": "Good morning, "}, *call_reply(("wait", {}), text="Ann.").content)
+    told: list[str] = []
+    async with open_model(ModelReplied(content=content, stop_reason="tool_use", model="any")) as model:
+        reply = await model.reply(asking(), on_text=told.append)
+    assert "".join(told) == reply.text == "Good morning, Ann."
+    assert len(told) > 1
+
+
+@pytest.mark.parametrize("error", [error for error, _ in TROUBLES], ids=lambda error: type(error).__name__)
+async def test_of_a_reply_that_fails_no_more_than_its_beginning_is_told(
+    open_model: OpenModel, error: ModelError
+) -> None:
+    told: list[str] = []
+    async with open_model(error) as model:
+        with pytest.raises(type(error)):
+            await model.reply(asking(), on_text=told.append)
+    assert "Hello".startswith("".join(told))
+
+
 async def test_a_model_has_a_name_to_show(open_model: OpenModel) -> None:
     async with open_model() as model:
         assert model.name

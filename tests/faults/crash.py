@@ -23,10 +23,11 @@ from typing import Any, Literal
 import anyio
 from sqlalchemy import event
 
-from runtime.conversations import TurnCloser
+from runtime.approvals import Permit
 from runtime.driver import Driver
-from runtime.events import ModelReplied, ToolCall
-from runtime.journal import Claim, PostgresJournal, ToolCommit
+from runtime.events import ModelReplied
+from runtime.journal import PostgresJournal
+from runtime.journal_port import Claim, ToolCommit
 from runtime.ports import ModelRequest
 from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
 from storage.engine import Address
@@ -128,14 +129,14 @@ class SplitJournal(PostgresJournal):
     """Broken on purpose: a tool's effect commits before its result does, as in most agent loops."""
 
     @asynccontextmanager
-    async def tool_commit(self, claim: Claim, call: ToolCall) -> AsyncGenerator[ToolCommit]:
+    async def tool_commit(self, claim: Claim, *, permit: Permit | None = None) -> AsyncGenerator[ToolCommit]:
         """Commit the effect, then record it."""
         async with self._database.begin(claim.user_id) as db:
             effect = ToolCommit(db)
             yield effect
-        async with super().tool_commit(claim, call) as record:
-            record.returned, record.result = effect.returned, effect.result
-            record.duration_ms, record.facts = effect.duration_ms, effect.facts
+        async with super().tool_commit(claim, permit=permit) as record:
+            record.settled, record.facts, record.audits = effect.settled, effect.facts, effect.audits
+        effect.signals = record.signals
 
 
 def answer(request: ModelRequest) -> ModelReplied:
@@ -151,13 +152,7 @@ def make_driver(database: Database, user_id: int, *, splits: bool = False) -> Dr
     system = system_on(database, user_id, ScriptedModel(*[answer] * 10))
     if not splits:
         return system.driver
-    return Driver(
-        database=database,
-        journal=SplitJournal(database, "split"),
-        model=system.model,
-        jobs=system.jobs,
-        closing=TurnCloser(system.jobs),
-    )
+    return system.driver.varied(journal=SplitJournal(database, "split"))
 
 
 async def obey(order: Order) -> dict[Kind, int]:

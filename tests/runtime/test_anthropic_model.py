@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import anyio
@@ -20,8 +21,10 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.errors import ModelError, ModelReplyInvalidError, ModelRequestError, ModelUnavailableError
 from runtime.events import ModelReplied, ToolCall, Usage
+from runtime.local import open_model
 from runtime.models.anthropic import AnthropicModel, anthropic_client
-from runtime.ports import Json, ModelRequest, ToolSpec
+from runtime.ports import CountsTokens, Json, ModelRequest, ToolSpec
+from runtime.settings import RuntimeSettings
 from runtime.testing import (
     Cut,
     FakeMessagesAPI,
@@ -648,3 +651,223 @@ async def test_the_cache_marks_are_at_most_four_and_leave_the_callers_data_alone
         await model.reply(request)
     assert json.dumps(api.requests[0]).count("cache_control") == 4
     assert request == before
+
+
+# What is said while it arrives
+
+
+async def test_words_are_told_as_they_arrive_but_neither_thinking_nor_calls() -> None:
+    content: list[Json] = [
+        {"type": "thinking", "thinking": "Nobody needs to hear this, nor that it goes on."},
+        {"type": "text", "text": " Es grünt so grün, 😀 und zwar "},
+        {"type": "text", "text": "hier."},
+        *CALL.content[1:],
+    ]
+    told: list[str] = []
+    async with in_process(FakeMessagesAPI(in_order(api_message(content, "tool_use")))) as model:
+        await model.reply(asking(), on_text=told.append)
+    assert "".join(told) == " Es grünt so grün, 😀 und zwar hier."
+    assert len(told) > 4
+
+
+async def test_words_that_a_block_begins_with_are_told_too() -> None:
+    body = (await recorded(text_reply("Hello there."))).replace(
+        b'"type": "text", "text": ""', b'"type": "text", "text": "Oh. "'
+    )
+    told: list[str] = []
+    reply = await AnthropicModel(streaming(body), model=MODEL).reply(asking(), on_text=told.append)
+    assert reply.text == "".join(told) == "Oh. Hello there."
+
+
+async def test_words_are_told_before_the_reply_is_whole() -> None:
+    told: list[str] = []
+    heard = anyio.Event()
+
+    def hear(piece: str) -> None:
+        told.append(piece)
+        heard.set()
+
+    api = FakeMessagesAPI(in_order(Stall(reply=text_reply("Once upon a time."), size_bytes=700)))
+    async with connected(api) as model, anyio.create_task_group() as tasks:
+        tasks.start_soon(partial(model.reply, asking(), on_text=hear))
+        with anyio.fail_after(30):
+            await heard.wait()
+        tasks.cancel_scope.cancel()
+    assert "Once upon a time.".startswith("".join(told))
+
+
+# Tools that the provider checks, tools that it defines
+
+PLAIN: Json = {
+    "type": "object",
+    "properties": {"at": {"type": "string"}},
+    "required": ["at"],
+    "additionalProperties": False,
+}
+NULLABLE: Json = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None}
+
+
+def with_property(schema: Json, *, required: bool = True) -> Json:
+    return PLAIN | {"properties": {"at": schema}, "required": ["at"] if required else []}
+
+
+def tool(name: str, schema: Json) -> ToolSpec:
+    return ToolSpec(name=name, description="Look.", input_schema=schema)
+
+
+async def strict_of(*specs: ToolSpec, **options: Any) -> list[bool]:
+    """Return which of these tools are sent as strict ones, to an API that refuses what does not qualify."""
+    api = FakeMessagesAPI(in_order(text_reply("Hi.")))
+    async with in_process(api, **options) as model:
+        await model.reply(asking(tools=specs))
+    return [sent.get("strict", False) for sent in api.requests[0]["tools"]]
+
+
+QUALIFYING: dict[str, Json] = {
+    "plain": PLAIN,
+    "no parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+    "choice": with_property({"enum": ["a", "b"], "type": "string", "title": "At"}),
+    "constant": with_property({"const": "a"}),
+    "nullable": with_property(NULLABLE, required=False),
+    "list": with_property({"type": "array", "items": {"type": "integer"}, "minItems": 1}),
+    "date": with_property({"type": "string", "format": "date"}),
+    "definition": with_property({"$ref": "#/$defs/place"}) | {"$defs": {"place": PLAIN}},
+}
+FAILING: dict[str, Json] = {
+    "open": {"type": "object", "properties": {}},
+    "bounded": with_property({"type": "integer", "minimum": 1}),
+    "limited": with_property({"type": "string", "maxLength": 10}),
+    "two at least": with_property({"type": "array", "items": {"type": "integer"}, "minItems": 2}),
+    "list of anything": with_property({"type": "array"}),
+    "anything": with_property({}),
+    "several types": with_property({"type": ["string", "null"]}),
+    "one of": with_property({"oneOf": [{"type": "string"}]}),
+    "choice of objects": with_property({"enum": [{}]}),
+    "odd format": with_property({"type": "string", "format": "binary"}),
+    "open inside": with_property({"type": "object", "properties": {}}),
+    "bounded within a choice": with_property({"anyOf": [{"type": "string", "minLength": 1}, {"type": "null"}]}),
+    "recursive": with_property({"$ref": "#/$defs/a"}) | {"$defs": {"a": with_property({"$ref": "#/$defs/a"})}},
+    "elsewhere": with_property({"$ref": "https://schema.test/place"}),
+}
+
+
+@pytest.mark.parametrize("schema", QUALIFYING.values(), ids=QUALIFYING.keys())
+async def test_a_tool_whose_schema_compiles_is_strict(schema: Json) -> None:
+    assert await strict_of(tool("look", schema)) == [True]
+
+
+@pytest.mark.parametrize("schema", FAILING.values(), ids=FAILING.keys())
+async def test_a_tool_whose_schema_does_not_compile_is_sent_without_the_mark(schema: Json) -> None:
+    assert await strict_of(tool("look", schema), tool("plain", PLAIN)) == [False, True]
+
+
+async def test_strict_tools_stay_within_what_one_request_may_hold() -> None:
+    many = [tool(f"t{number}", PLAIN) for number in range(25)]
+    assert sum(await strict_of(*many)) == 20
+    nullable = [tool(f"t{number}", with_property(NULLABLE)) for number in range(18)]
+    assert sum(await strict_of(*nullable, tool("last", PLAIN))) == 17
+    optional = PLAIN | {
+        "properties": {f"p{number}": {"type": "string"} for number in range(10)},
+        "required": list[str](),
+    }
+    assert await strict_of(*[tool(f"t{number}", optional) for number in range(3)]) == [True, True, False]
+
+
+async def test_no_tool_is_strict_when_that_is_switched_off() -> None:
+    assert await strict_of(tool("look", PLAIN), strict_tools=False) == [False]
+
+
+async def test_tools_whose_grammar_is_too_large_are_asked_again_without_the_mark_and_from_then_on() -> None:
+    refusal = HttpFault(
+        status=400,
+        kind="invalid_request_error",
+        message="The compiled grammar is too large, which would cause performance issues. Simplify your tool schemas.",
+    )
+    api = FakeMessagesAPI(in_order(refusal, *[text_reply("Hi.")] * 3))
+    async with in_process(api) as model:
+        for specs in ((tool("look", PLAIN),), (tool("look", PLAIN),), (tool("other", PLAIN),)):
+            assert (await model.reply(asking(tools=specs))).text == "Hi."
+    assert [body["tools"][0].get("strict", False) for body in api.requests] == [True, False, False, True]
+
+
+async def test_any_other_refusal_is_not_asked_again() -> None:
+    api = FakeMessagesAPI(in_order(HttpFault(status=400, kind="invalid_request_error", message="prompt is too long")))
+    async with in_process(api) as model:
+        with pytest.raises(ModelRequestError):
+            await model.reply(asking(tools=(tool("look", PLAIN),)))
+    assert len(api.requests) == 1
+
+
+async def test_a_tool_of_the_provider_is_sent_by_its_type_alone() -> None:
+    api = FakeMessagesAPI(in_order(text_reply("Hi.")))
+    memory = ToolSpec(name="memory", description="Notes.", input_schema=PLAIN, api_type="memory_20250818")
+    async with in_process(api) as model:
+        await model.reply(asking(tools=(memory, CREATE_TASK)))
+    assert api.requests[0]["tools"][0] == {"type": "memory_20250818", "name": "memory"}
+
+
+# Minor requests, and counting
+
+
+async def test_a_minor_request_goes_to_the_small_model_without_the_options_of_the_large_one() -> None:
+    api = FakeMessagesAPI(lambda _, __: text_reply("Hi."))
+    minor = replace(asking(), is_minor=True)
+    async with in_process(api, small_model="claude-small", thinking=False, effort="high") as model:
+        for request in (asking(), minor, replace(minor, model="claude-other")):
+            await model.reply(request)
+    async with in_process(api) as model:
+        await model.reply(minor)
+    assert [(body["model"], "effort" in str(body)) for body in api.requests] == [
+        (MODEL, True),
+        ("claude-small", False),
+        ("claude-other", True),
+        (MODEL, False),
+    ]
+    assert api.requests[0]["thinking"] == {"type": "disabled"}
+
+
+async def test_tokens_of_a_request_are_counted_without_asking_for_a_reply() -> None:
+    api = FakeMessagesAPI(in_order())
+    async with in_process(api, thinking=True, effort="low") as model:
+        assert isinstance(model, CountsTokens)
+        short = await model.count_tokens(asking({"role": "user", "content": "x" * 400}))
+        long = await model.count_tokens(asking({"role": "user", "content": "x" * 800}))
+    assert long - short == 100
+    assert api.requests == []
+
+
+async def test_what_goes_wrong_while_counting_is_told_as_with_a_reply() -> None:
+    unpaired: list[Json] = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": list(CALL.content)}]
+    async with in_process(FakeMessagesAPI(in_order())) as model:
+        with pytest.raises(ModelRequestError):
+            await model.count_tokens(asking(*unpaired, {"role": "user", "content": "Hi"}))
+    with pytest.raises(ModelUnavailableError):
+        await AnthropicModel(answering(lambda _: httpx2.Response(529)), model=MODEL).count_tokens(asking())
+    for said in (b"<html>", b"{}", b'{"input_tokens": "many"}'):
+        with pytest.raises(ModelReplyInvalidError):
+            await AnthropicModel(answering_with(said, "application/json"), model=MODEL).count_tokens(asking())
+    silent = FakeMessagesAPI(in_order())
+    async with in_process(silent, deadline_s=1e-9) as model:
+        with pytest.raises(ModelUnavailableError):
+            await model.count_tokens(asking())
+
+
+async def test_settings_of_the_environment_reach_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = FakeMessagesAPI(lambda _, __: text_reply("Hi."))
+    async with serve_loopback(api.app) as url:
+        for name, value in {
+            "ANTHROPIC_API_KEY": "test-key",
+            "ANTHROPIC_BASE_URL": url,
+            "AGENCY_EFFORT": "low",
+            "AGENCY_THINKING": "on",
+            "AGENCY_SMALL_MODEL": "claude-small",
+            "AGENCY_STRICT_TOOLS": "off",
+        }.items():
+            monkeypatch.setenv(name, value)
+        async with open_model(RuntimeSettings()) as model:
+            await model.reply(asking(tools=(tool("look", PLAIN),)))
+            await model.reply(replace(asking(), is_minor=True))
+    large, small = api.requests
+    assert (large["output_config"], large["thinking"]) == ({"effort": "low"}, {"type": "adaptive"})
+    assert "strict" not in large["tools"][0]
+    assert small["model"] == "claude-small"

@@ -4,8 +4,11 @@ from typing import Any
 
 import pytest
 
-from runtime.decide import Limits, decide
+from runtime.decide import Limits, Spent, decide
 from runtime.events import (
+    CallApproved,
+    CallWaits,
+    Compacted,
     Event,
     ExecutionEnded,
     ModelReplied,
@@ -14,8 +17,9 @@ from runtime.events import (
     ToolCall,
     ToolReturned,
     UserSpoke,
+    WaitsFor,
 )
-from runtime.steps import CallModel, Finish, GiveUp, RunTools, Step, Stop
+from runtime.steps import AskApproval, CallModel, Compact, Finish, GiveUp, RunTools, Step, Stop, Wait
 
 LIMITS = Limits(iterations=3, identical_calls=2)
 
@@ -45,6 +49,13 @@ def ended(status: Any) -> ExecutionEnded:
     return ExecutionEnded(status=status, text="so")
 
 
+def waits(call_id: str) -> CallWaits:
+    return CallWaits(call_id=call_id, waits_for=WaitsFor(kind="approval", id=7))
+
+
+APPROVED = CallApproved(call_id="1", approval_id=7, by="ann")
+OUTGREW = "model_context_window_exceeded"
+SUMMED_UP = Compacted(steps=1, summary="So far: nothing.", model="m")
 PLANNED = Planned(goal="A card", phases=("write", "check"))
 ADVANCED = PhaseAdvanced(index=1, name="check")
 ONE, TWO, THREE = ("1", "look", {"at": 1}), ("2", "look", {"at": 2}), ("3", "look", {"at": 3})
@@ -57,6 +68,16 @@ TABLE: dict[str, tuple[list[Event], Step]] = {
     "a call is run": ([asked(), called(ONE)], run(ONE)),
     "words beside a call do not end the execution": ([asked(), called(ONE, text="Looking.")], run(ONE)),
     "all calls of a reply are run together": ([asked(), called(ONE, TWO)], run(ONE, TWO)),
+    "a session that outgrew the model is summed up": ([asked(), said("", OUTGREW)], Compact()),
+    "a session that was summed up goes on": ([asked(), said("", OUTGREW), SUMMED_UP], CallModel()),
+    "a session is summed up again when it has grown again": (
+        [asked(), said("", OUTGREW), SUMMED_UP, called(ONE), returned("1"), said("", OUTGREW)],
+        Compact(),
+    ),
+    "a call that waits is waited for": ([asked(), called(ONE), waits("1")], Wait(waits=(waits("1"),))),
+    "what can run does not wait for what cannot": ([asked(), called(ONE, TWO), waits("1")], run(TWO)),
+    "an approved call is run": ([asked(), called(ONE), waits("1"), APPROVED], run(ONE)),
+    "an answered call goes to the model": ([asked(), called(ONE), waits("1"), returned("1")], CallModel()),
     "a result goes to the model": ([asked(), called(ONE), returned("1")], CallModel()),
     "a failed result goes to the model too": ([asked(), called(ONE), returned("1", is_error=True)], CallModel()),
     "only calls without a result are left to run": ([asked(), called(ONE, TWO), returned("1")], run(TWO)),
@@ -119,7 +140,10 @@ GIVEN_UP: dict[str, tuple[list[Event], str]] = {
     "calls of a refusal": ([asked(), called(ONE, stop_reason="refusal")], "refused"),
     "words cut at max_tokens": ([asked(), said("Once upon a", "max_tokens")], "AGENCY_MAX_TOKENS"),
     "calls cut at max_tokens": ([asked(), called(ONE, stop_reason="max_tokens")], "AGENCY_MAX_TOKENS"),
-    "a session that outgrew the model": ([asked(), said("", "model_context_window_exceeded")], "start a new one"),
+    "a session that outgrew the model even summed up": (
+        [asked(), said("", OUTGREW), SUMMED_UP, said("", OUTGREW)],
+        "start a new one",
+    ),
     "no iterations left": (
         [asked(), called(ONE), returned("1"), called(TWO), returned("2"), called(THREE), returned("3")],
         "3 iterations",
@@ -147,3 +171,45 @@ def test_deciding_leaves_the_history_alone_and_gives_the_same_answer_again(event
     before = [event.model_copy(deep=True) for event in events]
     assert decide(events, LIMITS) == decide(tuple(events), LIMITS)
     assert events == before
+
+
+def asks_about_two(call: ToolCall) -> str | None:
+    return "it is number two" if call.id == "2" else None
+
+
+def test_a_call_that_needs_a_person_is_asked_about_after_the_others_have_run() -> None:
+    both = [asked(), called(ONE, TWO)]
+    assert decide(both, LIMITS, asks=asks_about_two) == run(ONE)
+    two = ToolCall(id="2", name="look", arguments={"at": 2})
+    step = decide([*both, returned("1")], LIMITS, asks=asks_about_two)
+    assert step == AskApproval(call=two, reason="it is number two")
+
+
+@pytest.mark.parametrize(
+    ("limits", "spent", "reason"),
+    [
+        (Limits(tokens=100), Spent(tokens=100), "limit of 100 tokens"),
+        (Limits(cost_micros=2_500_000), Spent(cost_micros=2_500_000), "2.5 USD"),
+        (Limits(cost_micros=1), Spent(cost_micros=None), "price of the model is unknown"),
+        (Limits(seconds=60), Spent(seconds=60.5), "limit of 60 s"),
+    ],
+)
+def test_an_allowance_that_is_used_up_ends_the_execution_before_the_next_call(
+    limits: Limits, spent: Spent, reason: str
+) -> None:
+    step = decide([asked()], limits, spent=spent)
+    assert isinstance(step, GiveUp)
+    assert reason in step.reason
+    assert decide([asked(), said("Done.")], limits, spent=spent) == Finish(text="Done.")
+
+
+def test_calls_beyond_the_allowance_are_not_run() -> None:
+    step = decide([asked(), called(ONE), returned("1"), called(TWO, THREE)], Limits(tool_calls=2))
+    assert isinstance(step, GiveUp)
+    assert "2 tool calls" in step.reason
+
+
+def test_a_session_that_fills_the_window_is_summed_up_before_the_next_call() -> None:
+    limits = Limits(context_tokens=1_000)
+    assert decide([asked()], limits, spent=Spent(context_tokens=1_001)) == Compact()
+    assert decide([asked()], limits, spent=Spent(context_tokens=1_000)) == CallModel()

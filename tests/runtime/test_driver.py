@@ -8,10 +8,11 @@ from sqlalchemy import select, text, update
 from runtime.agents import ASSISTANT
 from runtime.driver import Ended, Later, NotOurs
 from runtime.errors import LeaseLostError, ModelReplyInvalidError, ModelUnavailableError
-from runtime.events import ExecutionEnded, ModelReplied, ToolCall, ToolReturned, UserSpoke
+from runtime.events import ExecutionEnded, ModelReplied, ToolCall, UserSpoke
 from runtime.local import Local
-from runtime.ports import ModelRequest
+from runtime.ports import ModelRequest, OnText
 from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
+from runtime.tools import succeeded
 from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
 from storage.models.audit import AuditLog
 from storage.models.crm import AgencyTask
@@ -196,8 +197,8 @@ async def test_a_call_that_was_intended_before_a_crash_runs_once_afterwards(data
     execution_id = await queued(dead)
     claim = await dead.journal.claim(alice, execution_id)
     assert claim is not None
-    await dead.journal.begin(claim, UserSpoke(text="fix it"))
-    await dead.journal.record_reply(claim, call_reply(CREATE), cost=0, task="fix it")
+    await dead.journal.begin(claim, UserSpoke(text="fix it"), definition_hash="h")
+    await dead.journal.record_reply(claim, call_reply(CREATE), cost=0, goal="fix it")
     async with database.begin(alice) as db:
         await db.execute(update(AgentSession).values({AgentSession.lease_until: text("now() - interval '1 second'")}))
 
@@ -219,11 +220,11 @@ async def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, a
         await db.execute(update(AgentSession).values({AgentSession.lease_epoch: AgentSession.lease_epoch + 1}))
 
     with pytest.raises(LeaseLostError):
-        await slow.journal.record_reply(claim, call_reply(CREATE), cost=0, task="fix it")
+        await slow.journal.record_reply(claim, call_reply(CREATE), cost=0, goal="fix it")
     call = ToolCall(id="c1", name="create_task", arguments={"title": "x"})
     with pytest.raises(LeaseLostError):
-        async with slow.journal.tool_commit(claim, call) as commit:
-            commit.returned = ToolReturned(call_id="c1", name="create_task", content="{}")
+        async with slow.journal.tool_commit(claim) as commit:
+            commit.settled.append(succeeded({"id": 1}).settled(call, duration_s=0))
     ended = ExecutionEnded(status="completed", text="done")
     with pytest.raises(LeaseLostError):
         async with slow.journal.ending(claim, ended, []):
@@ -264,11 +265,11 @@ class CancelledMeanwhile(ScriptedModel):
         super().__init__(call_reply(CREATE))
         self._database, self._user_id = database, user_id
 
-    async def reply(self, request: ModelRequest) -> ModelReplied:
+    async def reply(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelReplied:
         async with self._database.begin(self._user_id) as db:
             for execution_id in await db.scalars(select(AgentExecution.id)):
                 await executions.request_cancel(db, execution_id)
-        return await super().reply(request)
+        return await super().reply(request, on_text=on_text)
 
 
 async def test_what_was_cancelled_before_it_began_asks_no_model(database: Database, alice: int) -> None:

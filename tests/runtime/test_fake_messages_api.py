@@ -43,6 +43,26 @@ def words(text: str, **fields: Any) -> Json:
     return {"type": "text", "text": text, **fields}
 
 
+def closed(**properties: Json) -> Json:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def several(count: int) -> Json:
+    return {**closed(**{f"p{number}": {"type": "string"} for number in range(count)}), "required": list[str]()}
+
+
+def strict(*schemas: Json) -> Json:
+    """Return a request with a strict tool of each schema."""
+    return body(
+        tools=[{"name": f"t{number}", "input_schema": schema, "strict": True} for number, schema in enumerate(schemas)]
+    )
+
+
 REFUSED: dict[str, tuple[Json, str]] = {
     "unknown field": (body(top_q=1), "top_q: Extra inputs are not permitted"),
     "no model": ({"max_tokens": 1, "messages": [HELLO]}, "model: Field required"),
@@ -95,6 +115,56 @@ REFUSED: dict[str, tuple[Json, str]] = {
     "tool name with a space": (body(tools=[{**LOOK, "name": "look at"}]), "should match pattern"),
     "tool without an object schema": (body(tools=[{**LOOK, "input_schema": {}}]), "should be 'object'"),
     "two tools of one name": (body(tools=[LOOK, LOOK]), "Tool names must be unique"),
+    "unknown field of a tool": (body(tools=[{**LOOK, "effect": "db"}]), "tools.0.custom.effect: Extra inputs"),
+    "unknown effort": (body(output_config={"effort": "extreme"}), "output_config.effort: Input should be 'low'"),
+    "strict tool with open objects": (
+        strict({"type": "object", "properties": {}}),
+        "tools.0.custom: For 'object' type, 'additionalProperties' must be explicitly set to false",
+    ),
+    "strict tool with a bound": (
+        strict(closed(at={"type": "integer", "minimum": 1})),
+        "tools.0.custom: For 'integer' type, property 'minimum' is not supported",
+    ),
+    "strict tool with two bounds inside": (
+        strict(closed(names={"type": "array", "items": {"type": "string", "minLength": 1, "maxLength": 9}})),
+        "For 'string' type, properties maxLength, minLength are not supported",
+    ),
+    "strict tool with many items": (
+        strict(closed(names={"type": "array", "items": {"type": "string"}, "minItems": 2})),
+        "'minItems' values other than 0 or 1",
+    ),
+    "strict tool with an odd format": (
+        strict(closed(at={"type": "string", "format": "binary"})),
+        "String format 'binary' is not supported",
+    ),
+    "strict tool with anything": (strict(closed(value={})), "Schema must have a 'type'"),
+    "strict tool with an enum of objects": (strict(closed(at={"enum": [{}]})), "Complex types in 'enum'"),
+    "strict tool that contains itself": (
+        strict(closed(node={"$ref": "#/$defs/node"}) | {"$defs": {"node": closed(node={"$ref": "#/$defs/node"})}}),
+        "Circular reference detected in schema definitions: node -> node",
+    ),
+    "strict tool with a broken reference": (strict(closed(node={"$ref": "#/$defs/no"})), "cannot resolve"),
+    "twenty-one strict tools": (strict(*[closed()] * 21), "Too many strict tools (21)"),
+    "twenty-five optional parameters": (
+        strict(*[{**closed(a={"type": "string"}), "required": list[str]()}] * 5, several(20)),
+        "too many optional parameters (25)",
+    ),
+    "seventeen unions": (
+        strict(closed(**{f"p{number}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for number in range(17)})),
+        "too many parameters with union types (17",
+    ),
+    "unknown tool of the provider": (
+        body(tools=[{"type": "memory_19991231", "name": "memory"}]),
+        "tools.0: Input tag 'memory_19991231' found using 'type' does not match",
+    ),
+    "tool of the provider by another name": (
+        body(tools=[{"type": "memory_20250818", "name": "notes"}]),
+        "tools.0.memory_20250818.name: Input should be 'memory'",
+    ),
+    "tool of the provider with a schema": (
+        body(tools=[{**LOOK, "type": "memory_20250818", "name": "memory"}]),
+        "tools.0.memory_20250818.description: Extra inputs are not permitted",
+    ),
 }
 
 
@@ -118,6 +188,24 @@ ACCEPTED: dict[str, Json] = {
     "calls with their results": body(HELLO, CALLING, user(*RESULTS, words("Go on"))),
     "results in another order": body(HELLO, CALLING, user(*reversed(RESULTS))),
     "two messages of one role": body(HELLO, CALLING, user(RESULTS[0]), user(RESULTS[1]), HELLO),
+    "strict tools up to every limit": strict(
+        *[closed()] * 18,
+        several(24),
+        closed(**{f"p{number}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for number in range(16)}),
+    ),
+    "a strict tool with all that compiles": strict(
+        closed(
+            kind={"enum": ["a", 1, None]},
+            only={"const": "x"},
+            at={"type": "string", "format": "date-time", "description": "When."},
+            names={"type": "array", "items": {"$ref": "#/$defs/name"}, "minItems": 1},
+        )
+        | {"$defs": {"name": closed(first={"type": "string", "default": "?"})}}
+    ),
+    "a tool that is not strict may have any schema": body(
+        tools=[{**LOOK, "input_schema": {"type": "object", "properties": {"n": {"minimum": 1}}}}]
+    ),
+    "a tool of the provider": body(tools=[{"type": "memory_20250818", "name": "memory", "cache_control": MARK}]),
     "everything else the adapter sends": body(
         system=[words("You help.", cache_control=MARK)],
         tools=[{**LOOK, "cache_control": MARK}],
@@ -190,6 +278,14 @@ async def test_counting_tokens_refuses_what_the_call_itself_would_refuse() -> No
     async with door(FakeMessagesAPI(in_order())) as client:
         response = await client.post("/v1/messages/count_tokens", json=request)
     assert response.status_code == 400
+
+
+@pytest.mark.parametrize("extra", [{"max_tokens": 9}, {"stream": True}], ids=["max_tokens", "stream"])
+async def test_counting_tokens_refuses_what_only_a_call_takes(extra: Json) -> None:
+    async with door(FakeMessagesAPI(in_order())) as client:
+        response = await client.post("/v1/messages/count_tokens", json={"model": "m", "messages": [HELLO], **extra})
+    assert response.status_code == 400
+    assert "Extra inputs are not permitted" in response.json()["error"]["message"]
 
 
 async def usages(*requests: Json, minimum_cache_tokens: int = 100) -> list[Json]:

@@ -12,7 +12,7 @@ from runtime.events import ModelReplied, ToolReturned
 from runtime.operation import Operation
 from runtime.ports import ModelRequest
 from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
-from runtime.tools import LONGEST_RESULT, SHOWN_TO_MODEL, ToolDefinitionError
+from runtime.tools import LARGEST_BLOB, SHOWN_TO_MODEL, ToolDefinitionError
 from storage.models.agents import AgentExecution, AgentSession, ToolExecution
 from storage.models.crm import ClientProfile
 from storage.tenancy import Database
@@ -111,8 +111,8 @@ async def gives_an_object() -> object:
 
 @tool(effect="db")
 async def gives_too_much(_ctx: Context) -> str:
-    """Return more than a row keeps."""
-    return "x" * (LONGEST_RESULT + 1)
+    """Return more than a blob keeps."""
+    return "x" * (LARGEST_BLOB + 1)
 
 
 @pytest.mark.parametrize(

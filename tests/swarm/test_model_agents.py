@@ -8,7 +8,8 @@ from sqlalchemy import select
 from runtime.driver import NotOurs
 from runtime.errors import ModelRequestError, ModelUnavailableError
 from runtime.events import ModelReplied
-from runtime.ports import ModelRequest
+from runtime.models.words import tell
+from runtime.ports import ModelRequest, OnText
 from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
 from storage.models.agents import AgentExecution, AgentSession, AgentStep
 from storage.models.crm import AgencyTask
@@ -139,12 +140,14 @@ class Thinking:
         self.asked = anyio.Event()
         self.may_answer = anyio.Event()
 
-    async def reply(self, request: ModelRequest) -> ModelReplied:
+    async def reply(self, request: ModelRequest, *, on_text: OnText | None = None) -> ModelReplied:
         """Wait for the permission, then answer."""
         assert request.messages
         self.asked.set()
         await self.may_answer.wait()
-        return text_reply("at last")
+        reply = text_reply("at last")
+        tell(reply, on_text)
+        return reply
 
 
 async def test_a_swarm_that_fails_leaves_no_execution_open_and_no_lease(database: Database, alice: int) -> None:

@@ -1,0 +1,1 @@
+"""What becomes of conversations whose workers die again and again."""

@@ -1,0 +1,3 @@
+"""Services outside that operations use."""
+
+__all__: list[str] = []
