@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from runtime.errors import ModelUnavailableError, NotAuthorisedError, ToolArgumentsError
+from runtime.errors import AppError, DuplicateNameError, ModelUnavailableError, NotAuthorisedError, ToolArgumentsError
 from runtime.services.mcp_errors import ToolServerUnavailableError
 from storage.backup_errors import (
     BackupExistsError,
@@ -109,6 +109,8 @@ _CODES: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
             KeyringError,
             PasswordRefusedError,
             ToolArgumentsError,
+            AppError,
+            DuplicateNameError,
             InvalidValueError,
             InvalidFilterError,
             FieldNotAllowedError,

@@ -59,6 +59,7 @@ TABLE: tuple[Line, ...] = (
     Line(function=runs.agent_run, toolset="runtime", title="Run an agent", annotations=_WORKS),
     Line(function=runs.agent_run_status, toolset="runtime", title="Follow an agent", annotations=_WATCHES),
     Line(function=runs.agent_run_cancel, toolset="runtime", title="Stop an agent", annotations=_STOPS),
+    Line(function=runs.agent_run_reply, toolset="runtime", title="Answer an agent", annotations=_WORKS),
     Line(function=memory.memory_search, toolset="memory", title="Search memory", annotations=_READS),
     Line(function=memory.memory_write, toolset="memory", title="Remember", annotations=_CHANGES),
     Line(function=board.task_board, toolset="board", title="Show the board", annotations=_READS),

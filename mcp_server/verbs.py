@@ -16,6 +16,7 @@ VERBS: Mapping[str, Operation] = MappingProxyType(
         "agent_run": executions.start_execution,
         "agent_run_status": executions.execution_status,
         "agent_run_cancel": executions.cancel_execution,
+        "agent_run_reply": executions.reply_execution,
         "memory_search": memory.recall,
         "memory_write": memory.remember,
         "task_board": board.find_tasks,

@@ -7,17 +7,28 @@ database layer takes most of a second to import.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runtime.api import Agent, Run, Runtime, StillRunningError
+    from runtime.api import Agent, Run, Runtime, StillRunningError, Waiting
+    from runtime.decide import Limits
     from runtime.operation import Context
     from runtime.tools import ExternalContext, tool
 
-__all__ = ["Agent", "Context", "ExternalContext", "Run", "Runtime", "StillRunningError", "tool"]
+__all__ = [
+    "Agent",
+    "Context",
+    "ExternalContext",
+    "Limits",
+    "Run",
+    "Runtime",
+    "StillRunningError",
+    "Waiting",
+    "tool",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         message = f"module 'runtime' has no attribute {name!r}"
         raise AttributeError(message)
-    from runtime import api, operation, tools
+    from runtime import api, decide, operation, tools
 
-    return next(getattr(module, name) for module in (api, operation, tools) if hasattr(module, name))
+    return next(getattr(module, name) for module in (api, decide, operation, tools) if hasattr(module, name))

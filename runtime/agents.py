@@ -1,12 +1,13 @@
 """Agents: who they are told to be and what they are given. Pure data, so that any worker can run them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
 from runtime.decide import Limits
 from runtime.errors import RuntimeFault
+from runtime.ports import Json
 
 _HOUSE_RULES = """\
 You work for a marketing agency. Its work lives on a board of cards; its clients, conversations and memories live in one
@@ -22,7 +23,7 @@ class Agent:
     name: str
     instructions: str
     tools: tuple[str, ...]
-    """Names of operations, in any order."""
+    """Names of operations, in any order: built-in ones, `module:qualname` of a program, `server/tool`."""
     model: str | None = None
     """None: the model of the settings."""
     plan: Literal["optional", "required"] = "optional"
@@ -31,6 +32,8 @@ class Agent:
     """Tools that this agent may use only when a person allows the call."""
     limits: Limits | None = None
     """What one execution may use, unless it or its session says otherwise; None: what its session allows."""
+    output_schema: Json | None = None
+    """A JSON Schema that the final text has to fit, as JSON; None: any text will do."""
 
 
 _BOARD = ("plan", "advance_phase", "create_task", "update_task", "find_tasks", "get_client")
@@ -63,8 +66,8 @@ AGENTS: Mapping[str, Agent] = MappingProxyType({found.name: found for found in (
 class UnknownAgentError(RuntimeFault):
     """No agent has this name here."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"no agent {name!r}; known here: {', '.join(sorted(AGENTS))}")
+    def __init__(self, name: str, *, known: Collection[str] | None = None) -> None:
+        super().__init__(f"no agent {name!r}; known here: {', '.join(sorted(AGENTS if known is None else known))}")
         self.name = name
 
     @property

@@ -16,7 +16,7 @@ from runtime.operation import Conversation
 from runtime.outbox import queue_reply
 from storage.jobs import JobRequest, Jobs
 from storage.models.messaging import InboundMessage, UserWebhook
-from storage.queries import executions, messaging
+from storage.queries import executions, messaging, waiting
 from storage.queries.messaging import NewInbound
 
 TURN, NEXT_TURN, EXECUTE = "turn", "next_turn", "execute"
@@ -85,6 +85,18 @@ async def begin_turn(db: AsyncSession, jobs: Jobs, user_id: int, inbound_id: int
     return Begun(execution_id=execution_id)
 
 
+async def wake(db: AsyncSession, jobs: Jobs, user_id: int, execution_id: int) -> bool:
+    """Let an execution go on whose answer the caller's transaction has written; False: it is over.
+
+    It comes after the answer: it locks the row that a driver locks before it lets go. An agent that a program has
+    defined is left to that program, which asks for its executions itself.
+    """
+    woken = await waiting.let_go_on(db, execution_id)
+    if woken is not None and ":" not in woken.agentName:
+        await jobs.enqueue(db, JobRequest(kind=EXECUTE, user_id=user_id, id=execution_id))
+    return woken is not None
+
+
 def _words(message: InboundMessage) -> str:
     media = "".join(f"\n[attachment: {url}]" for url in message.media_urls)
     return f"{(message.body or '').strip()}{media}".strip()
@@ -100,16 +112,25 @@ class TurnCloser:
         """Settle the messages, say the last words if nothing was said, and wake up what has arrived meanwhile."""
         row = await messaging.conversation_of_session(db, claim.session_id)
         if row is not None:
-            conversation = Conversation(id=row.id, webhook_id=row.webhook_id, participant_id=row.participant_id)
+            conversation = Conversation.of_row(row)
             await self._say_last_words(db, claim, conversation, ended)
             error = ended.text if ended.status == "failed" else None
             await messaging.settle_inbound(db, execution_id=claim.execution_id, error=error)
             await messaging.refresh_history(db, row.id)
             for message in (await messaging.unanswered(db, row.id))[:1]:
                 await self._jobs.enqueue(db, JobRequest(kind=NEXT_TURN, user_id=claim.user_id, id=message.id))
+        await self._tell_relatives(db, claim)
         following = await executions.next_execution(db, claim.session_id)
         if following is not None:
             await self._jobs.enqueue(db, JobRequest(kind=EXECUTE, user_id=claim.user_id, id=following))
+
+    async def _tell_relatives(self, db: AsyncSession, claim: Claim) -> None:
+        """Wake up the execution that has delegated this one, and stop what this one has delegated itself."""
+        for child_id in await waiting.cancel_children(db, claim.execution_id):
+            await self._jobs.enqueue(db, JobRequest(kind=EXECUTE, user_id=claim.user_id, id=child_id))
+        if claim.parent_execution_id is not None:
+            await waiting.charge_parent(db, claim.execution_id)
+            await wake(db, self._jobs, claim.user_id, claim.parent_execution_id)
 
     async def _say_last_words(
         self, db: AsyncSession, claim: Claim, conversation: Conversation, ended: ExecutionEnded
@@ -117,4 +138,8 @@ class TurnCloser:
         """A participant is not left without an answer because the model forgot to call `reply`."""
         if ended.status != "completed" or not ended.text or await messaging.has_reply(db, claim.execution_id):
             return
-        await queue_reply(db, self._jobs, claim.user_id, conversation, ended.text, claim.execution_id)
+        # Nobody could be asked about these words as about a call of `reply`: a draft waits for a person as well.
+        may_send = not await messaging.has_read_what_is_kept_back(db, claim.session_id)
+        await queue_reply(
+            db, self._jobs, claim.user_id, conversation, ended.text, claim.execution_id, may_send=may_send
+        )

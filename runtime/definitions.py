@@ -8,8 +8,11 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from runtime.agents import Agent
+from runtime.agents import AGENTS, Agent, UnknownAgentError
 from runtime.decide import Limits
+from runtime.names import is_of_a_module
+from runtime.operation import Allowance
+from runtime.output import in_words
 from runtime.ports import ToolSpec
 from storage.queries import executions
 from storage.tenancy import Database
@@ -43,8 +46,14 @@ async def defined_agent(db: AsyncSession, name: str) -> Agent | None:
     row = await executions.agent_definition(db, name)
     if row is None:
         return None
-    limits = merged_limits(Limits(), row.limits)
-    return Agent(name=row.name, instructions=row.instructions, model=row.model, tools=tuple(row.tools), limits=limits)
+    return Agent(
+        name=row.name,
+        instructions=f"{row.instructions}{in_words(row.output_schema)}",
+        model=row.model,
+        tools=tuple(row.tools),
+        limits=merged_limits(Limits(), row.limits),
+        output_schema=row.output_schema,
+    )
 
 
 _WIRE = {
@@ -61,6 +70,55 @@ def merged_limits(limits: Limits, wire: Mapping[str, Any]) -> Limits:
     """Return the limits with what a row says over them; keys that nobody knows are left alone."""
     known = {_WIRE[key]: value for key, value in wire.items() if key in _WIRE and value is not None}
     return replace(limits, **known)
+
+
+def narrower(limits: Limits, other: Limits) -> Limits:
+    """Return what both allow; a limit that is None does not restrict."""
+
+    def least(name: str) -> Any:
+        given = [value for value in (getattr(limits, name), getattr(other, name)) if value is not None]
+        return min(given, default=None)
+
+    return replace(limits, **{name: least(name) for name in _WIRE.values()})
+
+
+def passed_on(allowance: Allowance, limits: Limits) -> dict[str, Any]:
+    """Return, as a row keeps it, what an agent at work may pass on to one with these limits: never more than it has."""
+    return wire_limits(narrower(limits, allowance.limits)) | {
+        "tools": sorted(allowance.tools),
+        "approvals": sorted(allowance.approvals),
+    }
+
+
+def confined(agent: Agent, wire: Mapping[str, Any]) -> Agent:
+    """Return the agent with no more than a row allows: the tools of whoever delegated to it, and its need to ask."""
+    if "tools" not in wire:
+        return agent
+    tools = tuple(name for name in agent.tools if name in wire["tools"])
+    return replace(agent, tools=tools, approvals=(*agent.approvals, *wire["approvals"]))
+
+
+async def startable(db: AsyncSession, name: str) -> str:
+    """Return the name under which an execution may be queued: of an agent that a module may have, or a known one.
+
+    Raises:
+        UnknownAgentError: it is neither.
+    """
+    return name if is_of_a_module(name) else (await known_agent(db, name)).name
+
+
+async def known_agent(db: AsyncSession, name: str) -> Agent:
+    """Return a built-in agent, or one that is a row of the tenant.
+
+    Raises:
+        UnknownAgentError: there is none of this name.
+    """
+    if name in AGENTS:
+        return AGENTS[name]
+    found = await defined_agent(db, name)
+    if found is None:
+        raise UnknownAgentError(name)
+    return found
 
 
 def wire_limits(limits: Limits) -> dict[str, Any]:

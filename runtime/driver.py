@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from runtime import budget, compaction, telemetry
 from runtime.agents import Agent, UnknownAgentError, agent_named
 from runtime.decide import Limits, decide
-from runtime.definitions import definition_hash, merged_limits
+from runtime.definitions import confined, definition_hash, merged_limits
 from runtime.errors import (
     LeaseLostError,
     ModelReplyInvalidError,
@@ -35,7 +35,9 @@ from runtime.events import (
 )
 from runtime.journal import storable
 from runtime.journal_port import Arrival, Claim, Journal
+from runtime.names import is_of_a_program
 from runtime.operation import Operation
+from runtime.output import misfit
 from runtime.ports import Model, ModelRequest
 from runtime.prices import cost_micros
 from runtime.running import Running
@@ -52,9 +54,6 @@ MAX_DEATHS = 5
 
 INVALID_REPLIES = 3
 """Cut or malformed replies in a row before we wait like after an overload."""
-
-ELSEWHERE_S = 30.0
-"""How long an execution rests whose agent only another program knows, before anybody looks at it again."""
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 2.0, 300.0
 
@@ -188,6 +187,22 @@ class Driver:
         other._calls = self._calls
         return other
 
+    async def can_run(self, user_id: int, agent_name: str) -> bool:
+        """Tell whether to claim an execution of this agent, or to leave it to a program that has the code.
+
+        An agent or a tool that nobody can have counts as known: somebody has to say so in the execution.
+        """
+        try:
+            agent = await self._agent_named(user_id, agent_name)
+        except UnknownAgentError as error:
+            return not error.is_of_another_program
+        try:
+            for name in filter(is_of_a_program, agent.tools):
+                self._known.tools(name)
+        except UnknownToolError:
+            return False
+        return True
+
     def interrupt(self, execution_ids: Iterable[int]) -> None:
         """Break off the model calls of these executions, because somebody wants them cancelled."""
         for execution_id in execution_ids:
@@ -205,7 +220,8 @@ class Driver:
                 claim.agent_name, session_id=claim.session_id, execution_id=execution_id
             ) as span:
                 outcome = await self._drive(claim)
-                telemetry.mark(span, type(outcome).__name__.lower())
+                word = outcome.event.status if isinstance(outcome, Ended) else type(outcome).__name__.lower()
+                telemetry.mark(span, word, is_error=word == "failed")
                 return outcome
         except LeaseLostError:
             logger.warning("another worker has taken over", extra={"executionId": execution_id})
@@ -225,11 +241,17 @@ class Driver:
         try:
             run = await self._prepare(claim)
         except UnknownAgentError as error:
+            if claim.cancel_requested:
+                return await self._end_unprepared(claim, CANCELLED)
             if error.is_of_another_program:
-                await self._journal.release(claim, delay_s=ELSEWHERE_S)
+                # Without a delay: whoever has the agent is not to wait because we do not.
+                await self._journal.release(claim)
                 return NotOurs()
             return await self._fail_unprepared(claim, str(error))
         except UnknownToolError as error:
+            if is_of_a_program(error.name):
+                await self._journal.release(claim)
+                return NotOurs()
             return await self._fail_unprepared(claim, str(error))
         if claim.attempt > MAX_DEATHS:
             reason = f"parked: {claim.attempt - 1} workers failed over it; look at its last step, then run it again"
@@ -262,7 +284,7 @@ class Driver:
             case Compact():
                 return await self._compact(run)
             case Finish(text=text):
-                return await self._end(run.claim, run.events, ExecutionEnded(status="completed", text=text))
+                return await self._finish(run, text)
             case GiveUp(reason=reason):
                 return await self._fail(run.claim, run.events, reason)
             case Stop(reason=reason):
@@ -273,7 +295,8 @@ class Driver:
     # --- before the first step ---
 
     async def _prepare(self, claim: Claim) -> Running:
-        agent = await self._agent(claim)
+        agent = confined(await self._agent_named(claim.user_id, claim.agent_name), claim.limits)
+        telemetry.tell_model(agent.model or self._model.name)
         scene = await self._journal.scene(claim)
         run = Running(
             claim=claim,
@@ -291,17 +314,16 @@ class Driver:
         elif is_changed:
             await self._journal.note(claim, DefinitionChanged(definition_hash=defined), definition_hash=defined)
         recorded = await self._journal.read(claim)
-        mine = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
-        run.load([entry.event for entry in recorded], mine)
+        run.load(recorded)
         run.next_seq = claim.next_seq + claim.is_new + is_changed
         return run
 
-    async def _agent(self, claim: Claim) -> Agent:
+    async def _agent_named(self, user_id: int, name: str) -> Agent:
         try:
-            return self._known.agents(claim.agent_name)
+            return self._known.agents(name)
         except UnknownAgentError:
             source = self._known.agent_source
-            found = None if source is None else await source(claim.user_id, claim.agent_name)
+            found = None if source is None else await source(user_id, name)
             if found is None:
                 raise
             return found
@@ -309,7 +331,8 @@ class Driver:
     async def _tools_of(self, claim: Claim, agent: Agent) -> Mapping[str, Operation]:
         """Return the agent's tools in the order of its requests: ours, then those of other servers."""
         ours = [name for name in agent.tools if "/" not in name]
-        found = {name: self._known.tools(name) for name in in_fixed_order(ours)}
+        operations = [self._known.tools(name) for name in in_fixed_order(ours)]
+        found = {operation.name: operation for operation in operations}
         others = [name for name in agent.tools if "/" in name]
         if others and self._known.tool_source is None:
             raise UnknownToolError(others[0], agent.tools)
@@ -324,9 +347,12 @@ class Driver:
         return merged_limits(limits, claim.limits)
 
     async def _fail_unprepared(self, claim: Claim, reason: str) -> Ended:
+        return await self._end_unprepared(claim, ExecutionEnded(status="failed", text=reason))
+
+    async def _end_unprepared(self, claim: Claim, ended: ExecutionEnded) -> Ended:
         recorded = await self._journal.read(claim)
         events = [entry.event for entry in recorded if entry.execution_id == claim.execution_id]
-        return await self._fail(claim, events, reason)
+        return await self._end(claim, events, ended)
 
     # --- the model ---
 
@@ -486,6 +512,19 @@ class Driver:
         if await self._journal.hold(run.claim, waits, run.events):
             return Held()
         run.signals = replace(run.signals, pause=False)
+        return None
+
+    async def _finish(self, run: Running, text: str) -> Outcome | None:
+        """End with an answer; one that does not fit the agent's output schema is asked for once more."""
+        is_over = any(isinstance(event, ExecutionEnded) for event in run.events)
+        problem = None if is_over else misfit(run.agent.output_schema, text)
+        if problem is None:
+            return await self._end(run.claim, run.events, ExecutionEnded(status="completed", text=text))
+        if any(isinstance(event, UserSpoke) and event.origin == "system" for event in run.events):
+            return await self._fail(run.claim, run.events, f"the answer does not fit the output schema: {problem}")
+        told = UserSpoke(text=f"Your answer does not fit: {problem}. Give the whole answer again.", origin="system")
+        await self._journal.note(run.claim, told)
+        run.note(told)
         return None
 
     async def _fail(self, claim: Claim, events: Sequence[Event], reason: str) -> Ended:

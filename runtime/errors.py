@@ -9,6 +9,8 @@ RuntimeFault
 │   ├── UnknownToolError          no tool has this name
 │   └── ToolArgumentsError        the arguments do not fit the tool's schema
 ├── ApprovalGoneError             the approval of this call is used up, or its time is over
+├── AppError                      a module is no program that a worker could run
+├── DuplicateNameError            two agents or tools would have one name
 ├── LeaseLostError                another worker drives this session; nothing of ours was written
 └── NotAuthorisedError            nobody was named, or the key or the name is not valid
 """
@@ -92,3 +94,20 @@ class LeaseLostError(RuntimeFault):
 
 class NotAuthorisedError(RuntimeFault):
     """Nobody was named, or the key or the name is not valid."""
+
+
+class AppError(RuntimeFault):
+    """A module is no program that a worker could run."""
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(f"cannot load the app {module!r}: {reason}")
+        self.module = module
+
+
+class DuplicateNameError(RuntimeFault):
+    """Two agents or tools would have one name."""
+
+    def __init__(self, what: str, name: str, one: str, other: str) -> None:
+        super().__init__(f"two {what}s are named {name!r}: {one} and {other}; rename one of them")
+        self.name = name
+        self.definitions = (one, other)

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from runtime.events import (
+    Compacted,
     Event,
     ExecutionEnded,
     ModelReplied,
@@ -49,7 +50,7 @@ def _thoughts_agree(history: History, events: Sequence[Event]) -> bool:
 
 
 def _tokens_agree(history: History, events: Sequence[Event]) -> bool:
-    spent = [reply.usage for reply in _replies(events)]
+    spent = [event.usage for event in events if isinstance(event, ModelReplied | Compacted)]
     told = sum(usage.input_tokens for usage in spent), sum(usage.output_tokens for usage in spent)
     return (history.execution.tokens_in, history.execution.tokens_out) == told
 

@@ -9,7 +9,7 @@ thinks. T1 and T2 are one statement each, as text: to build them anew would cost
 
 import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
 
 from sqlalchemy import ARRAY, BigInteger, Text, bindparam, text
@@ -42,8 +42,10 @@ from runtime.journal_port import (
     Signals,
     ToolCommit,
 )
+from runtime.labels import BY_STAFF, NOTHING_READ, UNLABELLED, Label, kept_label, label_from, label_of
 from runtime.operation import Conversation
 from storage.queries import executions, identity, messaging
+from storage.swift import Statement, SwiftTransaction, begin_swiftly
 from storage.tenancy import Database
 
 LEASE_S = 15
@@ -91,13 +93,14 @@ class PostgresJournal:
             unsettled_tokens=row.unsettledTokens,
             unsettled_cost_micros=row.unsettledCostMicros,
             definition_hash=row.definitionHash,
+            parent_execution_id=row.parentExecutionId,
         )
 
     async def read(self, claim: Claim) -> list[Recorded]:
         """Return the whole history of the claimed session, that of the sessions it was forked from first."""
         async with self._database.begin(claim.user_id, read_only=True) as db:
             rows = (await db.execute(_HISTORY, {"session_id": claim.session_id})).all()
-        return [Recorded(execution_id=row[0], event=_parsed(row[1])) for row in rows]
+        return [Recorded(execution_id=row[0], event=_parsed(row[1]), label=label_from(row[2], row[3])) for row in rows]
 
     async def scene(self, claim: Claim) -> Scene:
         """Return where the execution takes place."""
@@ -105,10 +108,10 @@ class PostgresJournal:
             zone = await identity.timezone_of(db)
             row = await messaging.conversation_of_session(db, claim.session_id)
             if row is None:
-                return Scene(zone=zone)
+                return await _delegated_scene(db, claim, zone)
             webhook = await messaging.webhook(db, row.webhook_id)
-            conversation = Conversation(id=row.id, webhook_id=row.webhook_id, participant_id=row.participant_id)
-            return Scene(zone=zone, conversation=conversation, prompt=(webhook.system_prompt or "") if webhook else "")
+            prompt = (webhook.system_prompt or "") if webhook else ""
+            return Scene(zone=zone, conversation=Conversation.of_row(row), prompt=prompt)
 
     async def begin(self, claim: Claim, event: UserSpoke, *, definition_hash: str) -> None:
         """Record what the execution is about and show it as planning."""
@@ -136,21 +139,21 @@ class PostgresJournal:
         """T1: record a reply, every call it intends, its usage and a longer lease."""
         events: list[Event] = [reply] if goal is None else [reply, Planned(goal=goal, phases=("answer",))]
         values = _T1_values(claim, events, reply.usage, cost, reply.calls)
-        async with self._database.begin(claim.user_id) as db:
-            row = (await db.execute(_T1, values)).one_or_none()
+        async with self._begin(claim) as transaction:
+            row = await transaction.one_or_none(_T1, values)
             if row is None:
                 raise LeaseLostError(claim.session_id, claim.epoch)
             if goal is not None:
-                await executions.write_plan(db, claim.execution_id, goal=goal, phases=["answer"])
+                await executions.write_plan(transaction.session, claim.execution_id, goal=goal, phases=["answer"])
             if said:
-                await db.execute(_FORGET_SAID, {"session_id": claim.session_id})
-        return Signals(cancel=row.cancel, pause=row.pause)
+                await transaction.session.execute(_FORGET_SAID, {"session_id": claim.session_id})
+        return Signals(cancel=row["cancel"], pause=row["pause"])
 
     async def record_summary(self, claim: Claim, compacted: Compacted, *, cost: int | None) -> None:
         """Record a summary and what it cost."""
         values = _T1_values(claim, [compacted], compacted.usage, cost, ())
-        async with self._database.begin(claim.user_id) as db:
-            if (await db.execute(_T1, values | {"iterations": 0})).one_or_none() is None:
+        async with self._begin(claim) as transaction:
+            if await transaction.one_or_none(_T1, values | {"iterations": 0}) is None:
                 raise LeaseLostError(claim.session_id, claim.epoch)
 
     @asynccontextmanager
@@ -165,25 +168,25 @@ class PostgresJournal:
 
         The fence is in its last statement: a tool whose lease is lost meanwhile has its effect rolled back with it.
         """
-        async with self._database.begin(claim.user_id) as db:
+        async with self._begin(claim) as transaction:
             if permit is not None:
-                await _use_approval(db, claim, permit)
-            commit = ToolCommit(db)
+                await _use_approval(transaction.session, claim, permit)
+            commit = _Commit(transaction)
             yield commit
-            commit.signals = await self._settle(db, claim, commit)
+            commit.signals = await self._settle(transaction, claim, commit)
 
-    async def _settle(self, db: AsyncSession, claim: Claim, commit: ToolCommit) -> Signals:
-        settled = [await _row(db, claim, one) for one in commit.settled]
+    async def _settle(self, transaction: SwiftTransaction, claim: Claim, commit: ToolCommit) -> Signals:
+        settled = [await _row(transaction, claim, one) for one in commit.settled]
         events = commit.events
-        values = _fenced(claim, events) | {
+        values = _fenced(claim, events, commit.labels) | {
             "execution_id": claim.execution_id,
             "settled": json.dumps(settled),
             "audits": json.dumps([audit.values() for audit in commit.audits]),
         }
-        row = (await db.execute(_T2, values)).one_or_none()
-        if row is None or row.settled != len(settled):
+        row = await transaction.one_or_none(_T2, values)
+        if row is None or row["settled"] != len(settled):
             raise LeaseLostError(claim.session_id, claim.epoch)
-        return Signals(cancel=row.cancel, pause=row.pause)
+        return Signals(cancel=row["cancel"], pause=row["pause"])
 
     async def start_call(self, claim: Claim, call: ToolCall, key: str, *, permit: Permit | None = None) -> bool:
         """Record that an external tool is about to act; False: a worker that is gone had recorded that before."""
@@ -211,6 +214,9 @@ class PostgresJournal:
             "seconds": APPROVAL_S,
         }
         async with self.tool_commit(claim) as commit:
+            await self._append(
+                commit.db, claim, []
+            )  # before the row of the approval, which another worker may have made
             approval_id = (await commit.db.execute(_ASK, values)).scalar_one()
             waits = CallWaits(call_id=call.id, waits_for=WaitsFor(kind="approval", id=approval_id))
             commit.settled.append(Settled(call=call, event=waits, state="awaiting_approval"))
@@ -224,8 +230,8 @@ class PostgresJournal:
     async def hold(self, claim: Claim, waits: Sequence[CallWaits], events: Sequence[Event]) -> bool:
         """Let go of an execution that waits, or (without `waits`) that a person has paused.
 
-        The row of the execution is locked first: whoever answers locks it too, so that either the answer is seen here
-        or the answerer sees that somebody waits for it.
+        The row of the execution is locked before anything is looked at: whoever answers locks it too, so that either
+        the answer is seen here or the answerer sees that somebody waits for it.
         """
         first = waits[0].waits_for if waits else None
         shown = None if first is None else {"kind": first.kind, "id": first.id, "calls": len(waits)}
@@ -236,6 +242,7 @@ class PostgresJournal:
         }
         try:
             async with self._database.begin(claim.user_id) as db:
+                await self._append(db, claim, [])  # the session first, as every other commit of the loop locks them
                 await db.execute(_HOLD, values)
                 goes_on = await _arrivals(db, claim, waits) if waits else not await _is_paused(db, claim)
                 if goes_on:
@@ -252,6 +259,9 @@ class PostgresJournal:
     ) -> AsyncGenerator[AsyncSession]:
         """End the execution: status, projections and whatever the caller adds in the block commit together."""
         async with self._database.begin(claim.user_id) as db:
+            if claim.parent_execution_id is not None:
+                # Before our own row: the end of that one locks them in this order as well, to cancel what is left.
+                await db.execute(_LOCK_PARENT, {"parent_id": claim.parent_execution_id})
             await self._append(db, claim, [ended])
             await self._free(db, claim, "error" if ended.status == "failed" else None)
             values = {
@@ -296,16 +306,39 @@ class PostgresJournal:
             await db.execute(_RENEW, values)
             return frozenset((await db.execute(_TO_CANCEL, {"owner": self._owner})).scalars())
 
+    def _begin(self, claim: Claim) -> AbstractAsyncContextManager[SwiftTransaction]:
+        return begin_swiftly(self._database.swift_engine, claim.user_id)
+
     async def _append(self, db: AsyncSession, claim: Claim, events: Sequence[Event]) -> None:
         """Append events under the fence, and take the lease for as long again."""
         if (await db.execute(_APPEND, _fenced(claim, events))).one_or_none() is None:
             raise LeaseLostError(claim.session_id, claim.epoch)
 
     async def _free(self, db: AsyncSession, claim: Claim, status: str | None) -> None:
-        """Give back the lease under the fence; without `status` the session rests as its kind does."""
-        values = {"session_id": claim.session_id, "epoch": claim.epoch, "status": status}
-        if (await db.execute(_FREE, values)).one_or_none() is None:
-            raise LeaseLostError(claim.session_id, claim.epoch)
+        """Give back the lease; without `status` the session rests as its kind does.
+
+        The caller has appended before: that compared the epoch, and has kept the session's row locked since.
+        """
+        await db.execute(_FREE, {"session_id": claim.session_id, "status": status})
+
+
+async def _delegated_scene(db: AsyncSession, claim: Claim, zone: str | None) -> Scene:
+    """Return the scene of what is not a conversation's own: that of whoever delegated it, else the staff's.
+
+    To delegate must not raise a privilege: the participant stays the one it is done for, and what was read stays read.
+    """
+    origin = (await db.execute(_ORIGIN, {"execution_id": claim.execution_id})).one_or_none()
+    if origin is None:
+        return Scene(zone=zone)
+    row = await messaging.conversation_of_session(db, origin.sessionId)
+    conversation = None if row is None else Conversation.of_row(row)
+    return Scene(zone=zone, conversation=conversation, inherited=await _read_before(db, claim.execution_id))
+
+
+async def _read_before(db: AsyncSession, execution_id: int) -> Label:
+    """Return the label of all that the executions had read which this one was delegated by."""
+    rows = (await db.execute(_READ_BEFORE, {"execution_id": execution_id})).all()
+    return NOTHING_READ.join(*(label_from(*row) or UNLABELLED for row in rows))
 
 
 class _GoesOnError(Exception):
@@ -320,8 +353,9 @@ def _parsed(body: str) -> Event:
         return event_adapter.validate_python(json.loads(body))
 
 
-def _fenced(claim: Claim, events: Sequence[Event]) -> dict[str, Any]:
-    """Return the parameters that every statement with `_STEPS` needs."""
+def _fenced(claim: Claim, events: Sequence[Event], labels: Sequence[Label] | None = None) -> dict[str, Any]:
+    """Return the parameters that every statement with `_STEPS` needs; without `labels` events say their own."""
+    labels = [label_of(event) for event in events] if labels is None else labels
     return {
         "user_id": claim.user_id,
         "session_id": claim.session_id,
@@ -330,7 +364,13 @@ def _fenced(claim: Claim, events: Sequence[Event]) -> dict[str, Any]:
         "count": len(events),
         "kinds": [event.kind for event in events],
         "bodies": [json.dumps(event.model_dump()) for event in events],
+        "labels": [_label_json(event, label) for event, label in zip(events, labels, strict=True)],
     }
+
+
+def _label_json(event: Event, label: Label) -> str:
+    kept = kept_label(event, label)
+    return "{}" if kept is None else json.dumps(kept.as_json())
 
 
 def _T1_values(  # noqa: N802 -- the commit's name
@@ -351,14 +391,29 @@ def _T1_values(  # noqa: N802 -- the commit's name
     }
 
 
-async def _row(db: AsyncSession, claim: Claim, settled: Settled) -> dict[str, Any]:
+class _Commit(ToolCommit):
+    """Opens its session only for a tool that wants one."""
+
+    def __init__(self, transaction: SwiftTransaction) -> None:
+        super().__init__(None)
+        self._transaction = transaction
+
+    @property
+    def db(self) -> AsyncSession:
+        """The session of the tool."""
+        return self._transaction.session
+
+
+async def _row(transaction: SwiftTransaction, claim: Claim, settled: Settled) -> dict[str, Any]:
     """Return a call's row as the statement takes it, having put away what is too large for it."""
     event = settled.event
     is_over = isinstance(event, ToolReturned)
     blob_id: int | None = None
     if settled.blob is not None:
         content = settled.blob.encode()
-        blob_id = (await db.execute(_BLOB, {"user_id": claim.user_id, "content": content})).scalar_one()
+        blob_id = (
+            await transaction.session.execute(_BLOB, {"user_id": claim.user_id, "content": content})
+        ).scalar_one()
     return {
         "toolUseId": settled.call.id,
         "state": settled.state,
@@ -390,10 +445,10 @@ async def _arrivals(db: AsyncSession, claim: Claim, waits: Sequence[CallWaits]) 
                 arrival = _decided(wait.waits_for.id, row) if row else None
             case "answer":
                 row = (await db.execute(_ANSWER, values)).one_or_none()
-                arrival = Answered(text=row.text, result=row.result) if row else None
+                arrival = Answered(text=row.text, result=row.result, label=BY_STAFF) if row else None
             case "execution":
                 row = (await db.execute(_CHILD, values)).one_or_none()
-                arrival = _reported(row) if row else None
+                arrival = await _reported(db, wait.waits_for.id, row) if row else None
         if arrival is not None:
             found[wait.call_id] = arrival
     return found
@@ -407,10 +462,13 @@ def _decided(approval_id: int, row: Any) -> Arrival:
     return Answered(text=f"not run: {said}", is_error=True, state="cancelled")
 
 
-def _reported(row: Any) -> Arrival:
+async def _reported(db: AsyncSession, execution_id: int, row: Any) -> Arrival:
+    read = (await db.execute(_READ_BY, {"execution_id": execution_id})).all()
+    label = NOTHING_READ.join(*(label_from(*one) or UNLABELLED for one in read))
     if row.status == "completed":
-        return Answered(text=row.text, result={"text": row.text})
-    return Answered(text=f"the delegated execution {row.status}: {row.text}", is_error=True, state="error")
+        return Answered(text=row.text, result={"text": row.text}, label=label)
+    text = f"the delegated execution {row.status}: {row.text}"
+    return Answered(text=text, is_error=True, state="error", label=label)
 
 
 async def _is_paused(db: AsyncSession, claim: Claim) -> bool:
@@ -450,13 +508,21 @@ _LEASE_END = f"now() + interval '{LEASE_S} seconds'"
 
 _CLAIM = text(
     f"""
-    WITH taken AS (
+    WITH seat AS (
+        SELECT id FROM "agentSessions"
+        WHERE id = (SELECT "sessionId" FROM "agentExecutions" WHERE id = :execution_id) FOR UPDATE
+    ), wanted AS (
+        -- Locked, so that these columns are of the same moment as the session's: whoever held it may have just ended.
+        SELECT e.id, e."sessionId", e.status, e."runAfter", e."cancelRequestedAt", e."waitingFor", e."pausedAt"
+        FROM seat JOIN "agentExecutions" e ON e."sessionId" = seat.id
+        WHERE e.id = :execution_id FOR UPDATE OF e
+    ), taken AS (
         UPDATE "agentSessions" s
         SET "leaseOwner" = :owner, "leaseEpoch" = s."leaseEpoch" + 1, "leaseUntil" = {_LEASE_END},
             status = CASE WHEN s.status = 'paused' AND e.status <> 'pending' THEN e.status ELSE s.status END,
             "updatedAt" = now()
-        FROM "agentExecutions" e
-        WHERE e.id = :execution_id AND s.id = e."sessionId" AND e.status IN ('pending', 'planning', 'executing')
+        FROM wanted e
+        WHERE s.id = e."sessionId" AND e.status IN ('pending', 'planning', 'executing')
             AND (s."leaseOwner" IS NULL OR s."leaseUntil" < now())
             AND (e."runAfter" IS NULL OR e."runAfter" <= now())
             AND (e."cancelRequestedAt" IS NOT NULL OR (e."waitingFor" IS NULL AND e."pausedAt" IS NULL))
@@ -476,7 +542,7 @@ _CLAIM = text(
     RETURNING taken.id AS "sessionId", taken."leaseEpoch", taken."maxIterations", taken."nextSeq", e.status,
         e."agentName", e."taskDescription", e.attempt, e."startedAt", e."cancelRequestedAt" IS NOT NULL AS cancel,
         taken.limits || e.limits AS limits, e."costMicros", e."unsettledTokens", e."unsettledCostMicros",
-        e."definitionHash", now() AS now
+        e."definitionHash", e."parentExecutionId", now() AS now
     """
 )
 
@@ -489,29 +555,57 @@ _HISTORY = text(
         SELECT p.id, p."parentSessionId", p."parentSeq", line."parentSeq", line.depth + 1
         FROM line JOIN "agentSessions" p ON p.id = line."parentSessionId"
     )
-    SELECT step."executionId", step.body::text
+    SELECT step."executionId", step.body::text, step.labels->>'integrity', step.labels->>'confidentiality'
     FROM line JOIN "agentSteps" step ON step."sessionId" = line.id AND (line.upto IS NULL OR step.seq <= line.upto)
     ORDER BY line.depth DESC, step.seq
     """
 )
 
+_ANCESTORS = """
+    RECURSIVE ancestors AS (
+        SELECT p.id, p."sessionId", p."parentExecutionId", 1 AS depth
+        FROM "agentExecutions" e JOIN "agentExecutions" p ON p.id = e."parentExecutionId" WHERE e.id = :execution_id
+        UNION ALL
+        SELECT p.id, p."sessionId", p."parentExecutionId", a.depth + 1
+        FROM ancestors a JOIN "agentExecutions" p ON p.id = a."parentExecutionId" WHERE a.depth < 100
+    )
+"""
+
+_ORIGIN = text(f'WITH {_ANCESTORS} SELECT "sessionId" FROM ancestors ORDER BY depth DESC LIMIT 1')
+
+_READ_BEFORE = text(
+    f"""
+    WITH {_ANCESTORS}
+    SELECT DISTINCT labels->>'integrity', labels->>'confidentiality' FROM "agentSteps"
+    WHERE "sessionId" IN (SELECT "sessionId" FROM ancestors) AND labels <> '{{}}'
+    """
+)
+
+_READ_BY = text(
+    """
+    SELECT DISTINCT labels->>'integrity', labels->>'confidentiality' FROM "agentSteps"
+    WHERE "sessionId" = (SELECT "sessionId" FROM "agentExecutions" WHERE id = :execution_id) AND labels <> '{}'
+    """
+)
+
 _FENCE = """
     UPDATE "agentSessions" SET "nextSeq" = "nextSeq" + :count, "updatedAt" = now(),
-        "leaseUntil" = now() + interval '15 seconds'{changes}
+        "leaseUntil" = greatest("leaseUntil", now() + interval '15 seconds'){changes}
     WHERE id = :session_id AND "leaseEpoch" = :epoch
     RETURNING "nextSeq" - :count AS first
 """
 
 _STEPS = """
-    INSERT INTO "agentSteps" ("userId", "sessionId", "executionId", seq, kind, body)
-    SELECT :user_id, :session_id, :this_execution, held.first + step.at - 1, step.kind, step.body::json
-    FROM held, unnest(:kinds, :bodies) WITH ORDINALITY AS step(kind, body, at)
+    INSERT INTO "agentSteps" ("userId", "sessionId", "executionId", seq, kind, body, labels)
+    SELECT :user_id, :session_id, :this_execution, held.first + step.at - 1, step.kind, step.body::json,
+        step.labels::jsonb
+    FROM held, unnest(:kinds, :bodies, :labels) WITH ORDINALITY AS step(kind, body, labels, at)
 """
 
 
 def _statement(sql: str) -> Any:
     """Return a statement over `_FENCE` and `_STEPS` with the types that asyncpg cannot guess."""
-    lists = (bindparam("kinds", type_=ARRAY(Text)), bindparam("bodies", type_=ARRAY(Text)))
+    lists = [bindparam(name, type_=ARRAY(Text)) for name in ("kinds", "bodies", "labels")]
     numbers = [bindparam(name, type_=BigInteger) for name in ("user_id", "session_id", "this_execution", "epoch")]
     return text(sql).bindparams(*lists, *numbers)
 
@@ -523,12 +617,13 @@ _T1_FENCE = _FENCE.format(
         "tokensOut" = "tokensOut" + :tokens_out, "costMicros" = "costMicros" + CAST(:cost AS bigint)"""
 )
 
-_T1 = _statement(
-    f"""
+_T1 = Statement(
+    _statement(
+        f"""
     WITH held AS ({_T1_FENCE}), steps AS ({_STEPS}), calls AS (
         INSERT INTO "toolExecutions" ("userId", "executionId", "toolName", parameters, "toolUseId", "leaseEpoch")
         SELECT :user_id, :this_execution, call."toolName", call.parameters, call."toolUseId", :epoch
-        FROM held, jsonb_to_recordset(CAST(:intents AS jsonb))
+        FROM held, jsonb_to_recordset(CAST(CAST(:intents AS text) AS jsonb))
             AS call("toolName" text, parameters jsonb, "toolUseId" text)
     )
     UPDATE "agentExecutions" SET iterations = iterations + :iterations, "tokensIn" = "tokensIn" + :tokens_in,
@@ -537,17 +632,19 @@ _T1 = _statement(
     FROM held WHERE id = :execution_id
     RETURNING "cancelRequestedAt" IS NOT NULL AS cancel, "pausedAt" IS NOT NULL AS pause
     """
+    )
 )
 
-_T2 = _statement(
-    f"""
+_T2 = Statement(
+    _statement(
+        f"""
     WITH held AS ({_FENCE.format(changes="")}), steps AS ({_STEPS}), settled AS (
         UPDATE "toolExecutions" tool
         SET state = call.state, success = call.success, result = call.result, error = call.error,
             "durationMs" = call."durationMs", "resultBlobId" = call."blobId", "leaseEpoch" = :epoch,
             "executedAt" = now(),
             attempt = tool.attempt + CASE WHEN call.success IS NULL THEN 0 ELSE 1 END
-        FROM held, jsonb_to_recordset(CAST(:settled AS jsonb)) AS call(
+        FROM held, jsonb_to_recordset(CAST(CAST(:settled AS text) AS jsonb)) AS call(
             "toolUseId" text, state text, success bool, result jsonb, error text, "durationMs" int, "blobId" bigint)
         WHERE tool."executionId" = :this_execution AND tool."toolUseId" = call."toolUseId"
             AND tool.state IN ('pending', 'started', 'awaiting_approval')
@@ -555,13 +652,14 @@ _T2 = _statement(
     ), audits AS (
         INSERT INTO "auditLogs" ("userId", action, "entityType", "entityId", "newValues")
         SELECT :user_id, one.action, one."entityType", one."entityId", one."newValues"
-        FROM held, jsonb_to_recordset(CAST(:audits AS jsonb))
+        FROM held, jsonb_to_recordset(CAST(CAST(:audits AS text) AS jsonb))
             AS one(action text, "entityType" text, "entityId" text, "newValues" jsonb)
     )
     SELECT (SELECT count(*) FROM settled) AS settled, "cancelRequestedAt" IS NOT NULL AS cancel,
         "pausedAt" IS NOT NULL AS pause
     FROM held, "agentExecutions" WHERE id = :execution_id
     """
+    )
 )
 
 _BEGUN = text(
@@ -663,10 +761,11 @@ _FREE = text(
     UPDATE "agentSessions"
     SET "leaseOwner" = NULL, "leaseUntil" = NULL, "updatedAt" = now(),
         status = coalesce(CAST(:status AS text), CASE WHEN context->>'oneTask' = 'true' THEN 'complete' ELSE 'idle' END)
-    WHERE id = :session_id AND "leaseEpoch" = :epoch
-    RETURNING id
+    WHERE id = :session_id
     """
 )
+
+_LOCK_PARENT = text('SELECT FROM "agentExecutions" WHERE id = :parent_id FOR NO KEY UPDATE')
 
 _NEVER_RAN = text(
     """

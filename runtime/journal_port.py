@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 from runtime.approvals import Permit
 from runtime.events import CallWaits, Compacted, Event, ExecutionEnded, ModelReplied, ToolCall, ToolReturned, UserSpoke
+from runtime.labels import NOTHING_READ, Label, label_of
 from runtime.operation import Audited, Conversation
 from runtime.ports import Json
 
@@ -47,6 +48,8 @@ class Claim:
     cost_micros: int | None = 0
     unsettled_tokens: int = 0
     unsettled_cost_micros: int = 0
+    parent_execution_id: int | None = None
+    """The execution that waits for this one."""
     definition_hash: str | None = None
 
 
@@ -59,6 +62,8 @@ class Scene:
     conversation: Conversation | None = None
     prompt: str = ""
     """What the channel adds to the agent's instructions."""
+    inherited: Label = NOTHING_READ
+    """Of what the executions had read that delegated this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +72,8 @@ class Recorded:
 
     execution_id: int
     event: Event
+    label: Label | None = None
+    """As it was recorded; None: only what the event says about itself is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +95,15 @@ class Settled:
     duration_ms: int | None = None
     blob: str | None = None
     """The whole result as JSON, when it is too large for the row."""
+    label: Label | None = None
+    """Of what the result tells; None: what the event says about itself."""
 
 
 class ToolCommit:
     """What a tool's transaction will record; the driver settles it before the block ends."""
 
     def __init__(self, db: Any) -> None:
-        self.db = db
+        self._db = db
         self.settled: list[Settled] = []
         self.facts: list[Event] = []
         """Further events, after those of the calls."""
@@ -103,9 +112,20 @@ class ToolCommit:
         """Filled in by the commit."""
 
     @property
+    def db(self) -> Any:
+        """What the tool works with: its effect commits together with its result."""
+        return self._db
+
+    @property
     def events(self) -> list[Event]:
         """Everything that the commit appends, in order."""
         return [*(settled.event for settled in self.settled), *self.facts]
+
+    @property
+    def labels(self) -> list[Label]:
+        """The label of each of them."""
+        settled = [one.label or label_of(one.event) for one in self.settled]
+        return [*settled, *map(label_of, self.facts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +144,8 @@ class Answered:
     is_error: bool = False
     state: ToolOutcome = "done"
     result: Any = None
+    label: Label = NOTHING_READ
+    """Of what the answer was made from."""
 
 
 Arrival = Granted | Answered

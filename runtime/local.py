@@ -21,6 +21,7 @@ from runtime.journal import PostgresJournal
 from runtime.models.offline import OfflineModel
 from runtime.operation import Context
 from runtime.ports import Model
+from runtime.registry import NOTHING, Registry
 from runtime.services.mcp_tools import open_mcp_tools
 from runtime.settings import RuntimeSettings
 from runtime.streaming import DeltaWriter
@@ -54,6 +55,12 @@ class Local:
     driver: Driver
     keyring: Keyring
     user_id: int
+    process: str
+    """What leases are held under."""
+    registry: Registry = NOTHING
+    """What this process can run beside the built-in agents and tools."""
+    tool_source: ToolSource | None = None
+    """The tools of other MCP servers."""
 
     async def renew_leases(self) -> None:
         """Prolong what this process holds, and break off what somebody wants cancelled; to be called every 5 s."""
@@ -200,16 +207,23 @@ def compose(
     keyring: Keyring,
     settings: RuntimeSettings,
     tool_source: ToolSource | None = None,
+    registry: Registry = NOTHING,
 ) -> Local:
     """Wire a system from its parts; nothing of it connects before it is used."""
     jobs = PgQueuerJobs(database)
-    journal = PostgresJournal(database, process_name())
+    process = process_name()
+    journal = PostgresJournal(database, process)
     driver = Driver(
         journal=journal,
         model=model,
         jobs=jobs,
         closing=TurnCloser(jobs),
-        known=Known(agent_source=AgentRows(database), tool_source=tool_source),
+        known=Known(
+            agents=registry.agent_named,
+            tools=registry.tool_named,
+            agent_source=AgentRows(database),
+            tool_source=tool_source,
+        ),
         deltas=DeltaWriter(database),
         default_zone=settings.timezone,
         context_tokens=settings.context_tokens,
@@ -224,6 +238,9 @@ def compose(
         driver=driver,
         keyring=keyring,
         user_id=user_id,
+        process=process,
+        registry=registry,
+        tool_source=tool_source,
     )
 
 
@@ -234,6 +251,7 @@ async def open_local(
     *,
     user: str | None = None,
     model: Model | None = None,
+    registry: Registry = NOTHING,
 ) -> AsyncGenerator[Local]:
     """Yield a system that is ready to work, and take it down in the reverse order.
 
@@ -254,6 +272,7 @@ async def open_local(
                     keyring=keyring,
                     settings=settings,
                     tool_source=tool_source,
+                    registry=registry,
                 )
         finally:
             with anyio.CancelScope(shield=True):

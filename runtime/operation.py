@@ -6,21 +6,25 @@ operation that changes something, all in the caller's transaction.
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, cast, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, Self, cast, get_type_hints
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from sqlalchemy import Table, insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from runtime.decide import Limits
 from runtime.errors import ToolArgumentsError, ToolError
 from runtime.events import WaitsFor
+from runtime.labels import NOTHING_READ, Label, Tier, default_label
 from runtime.ports import Json, ToolSpec
 from storage.jobs import Jobs
 from storage.models.audit import AuditLog
+from storage.models.messaging import BotConversation
 from storage.values import check_json
 
 Effect = Literal["none", "db", "external", "outbox"]
@@ -31,6 +35,11 @@ together with its record and sent afterwards, at least once, always under the sa
 Unknown = Literal["ask_model", "ask_person", "retry"]
 """What to do about an external call of which nobody knows whether it took effect: tell the model, ask a person, or run
 it again (for a tool that may run twice)."""
+
+DEFAULT_TIERS: Mapping[Effect, Tier] = MappingProxyType(
+    {"none": Tier.T1, "db": Tier.T2, "external": Tier.T4, "outbox": Tier.T4}
+)
+"""The strictest tier that fits an effect; a tool that does less says so."""
 
 TOOL_TIMEOUT_S = 30.0
 """How long a tool may take unless it says otherwise."""
@@ -43,6 +52,31 @@ class Conversation:
     id: int
     webhook_id: int
     participant_id: str
+    client_id: int | None = None
+    """The agency's client that the participant speaks for, as far as a person has said so."""
+
+    @classmethod
+    def of_row(cls, row: BotConversation) -> Self:
+        """Return what operations need of it."""
+        client_id = row.context.get("clientId")
+        return cls(
+            id=row.id,
+            webhook_id=row.webhook_id,
+            participant_id=row.participant_id,
+            client_id=client_id if isinstance(client_id, int) and not isinstance(client_id, bool) else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What an agent at work may pass on to another one."""
+
+    tools: tuple[str, ...]
+    """Those that it has itself, by the names that agents know them by."""
+    approvals: tuple[str, ...]
+    """Those of them that a person has to allow."""
+    limits: Limits
+    """What is left of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +99,25 @@ class Context:
     agent_name: str | None = None
     """Who performs it, when that is an agent."""
     conversation: Conversation | None = None
+    """The chat that it is done for; then only what its participant may see is read, unless the agent asks for more."""
+    allowance: Callable[[], Allowance] | None = None
+    """Tells what may be passed on to another agent; None: no agent performs it."""
+    label: Label = NOTHING_READ
+    """Of what was read before the arguments were written."""
+    _read: list[Label] = field(default_factory=list[Label], repr=False, compare=False)
+
+    @property
+    def is_tainted(self) -> bool:
+        """People outside may have written the arguments, or what led to them."""
+        return self.conversation is not None or self.label.is_external
+
+    def saw(self, *labels: Label) -> None:
+        """Say what the result tells, label by label of its rows; without that its tool's own label counts."""
+        self._read.extend(labels)
+
+    def label_of_result(self, otherwise: Label) -> Label:
+        """Return the join of what was seen."""
+        return self._read[0].join(*self._read) if self._read else otherwise
 
 
 Function = Callable[..., Awaitable[Json | WaitsFor]]
@@ -88,6 +141,11 @@ class Operation:
     """Looks whether a call of unknown outcome took effect: returns its result, or None when it did not."""
     asks: str | None = None
     """Why a person has to allow each call; None: nobody has to."""
+    declared_tier: Tier | None = None
+    """None: the strictest that fits the effect."""
+    declared_label: Label | None = None
+    """Of every result that does not say more; None: the strictest that fits effect and tier."""
+    tier: Tier = field(init=False)
     api_type: str | None = None
     """The provider's own name of a tool that it defines, such as `memory_20250818`."""
     input_schema: Json | None = None
@@ -102,9 +160,17 @@ class Operation:
             schema.pop("title", None)
         spec = ToolSpec(name=self.name, description=self.description, input_schema=schema, api_type=self.api_type)
         object.__setattr__(self, "spec", spec)  # the way to complete a frozen dataclass
+        object.__setattr__(self, "tier", self.declared_tier or DEFAULT_TIERS[self.effect])
+
+    @property
+    def label(self) -> Label:
+        """The label of a result that does not say more."""
+        return self.declared_label or default_label(self.effect, self.tier)
 
 
-def operation(*, effect: Effect, api_type: str | None = None) -> Callable[[Function], Operation]:
+def operation(
+    *, effect: Effect, tier: Tier | None = None, api_type: str | None = None
+) -> Callable[[Function], Operation]:
     """Make an operation of an async function `(ctx: Context, ...) -> Json`.
 
     The docstring is what a model reads; parameters are described with `Annotated[..., Field(description=...)]`.
@@ -117,6 +183,7 @@ def operation(*, effect: Effect, api_type: str | None = None) -> Callable[[Funct
             effect=effect,
             arguments=arguments_of(function, list(inspect.signature(function).parameters.values())[1:]),
             function=function,
+            declared_tier=tier,
             api_type=api_type,
         )
 
@@ -190,6 +257,7 @@ class Performed:
 
     result: Json | WaitsFor
     audited: Audited | None
+    label: Label
 
 
 async def run_operation(operation: Operation, ctx: Context, arguments: Json) -> Performed:
@@ -203,8 +271,9 @@ async def run_operation(operation: Operation, ctx: Context, arguments: Json) -> 
     """
     parsed = parse_arguments(operation, arguments)
     result = await operation.function(ctx, **values_of(parsed))
+    label = ctx.label_of_result(operation.label)
     if operation.effect != "db":
-        return Performed(result=result, audited=None)
+        return Performed(result=result, audited=None, label=label)
     about = str(result.id) if isinstance(result, WaitsFor) else str(result["id"]) if "id" in result else None
     audited = Audited(
         action=operation.name,
@@ -213,7 +282,7 @@ async def run_operation(operation: Operation, ctx: Context, arguments: Json) -> 
         execution_id=ctx.execution_id,
         arguments=tuple(sorted(parsed.model_fields_set)),
     )
-    return Performed(result=result, audited=audited)
+    return Performed(result=result, audited=audited, label=label)
 
 
 async def perform(operation: Operation, ctx: Context, arguments: Json) -> Json:

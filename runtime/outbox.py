@@ -21,13 +21,21 @@ def shortened(text: str, limit: int) -> str:
 
 
 async def queue_reply(
-    db: AsyncSession, jobs: Jobs, user_id: int, conversation: Conversation, text: str, execution_id: int | None
+    db: AsyncSession,
+    jobs: Jobs,
+    user_id: int,
+    conversation: Conversation,
+    text: str,
+    execution_id: int | None,
+    *,
+    may_send: bool = True,
 ) -> int:
-    """Write a reply, as a draft where the webhook does not answer by itself, and return its id.
+    """Write a reply, as a draft where the webhook does not answer by itself or we may not, and return its id.
 
     The caller owns the transaction; the reply is sent after it has committed.
     """
     webhook = await messaging.webhook(db, conversation.webhook_id)
+    is_sent = webhook.auto_respond and may_send
     row = OutboundMessage(
         user_id=user_id,
         webhook_id=conversation.webhook_id,
@@ -36,10 +44,10 @@ async def queue_reply(
         execution_id=execution_id,
         to=conversation.participant_id,
         body=shortened(text, webhook.max_response_length),
-        status="pending" if webhook.auto_respond else "draft",
+        status="pending" if is_sent else "draft",
     )
     db.add(row)
     await db.flush()
-    if webhook.auto_respond:
+    if is_sent:
         await jobs.enqueue(db, JobRequest(kind=DELIVER, user_id=user_id, id=row.id))
     return row.id

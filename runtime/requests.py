@@ -58,7 +58,8 @@ class Transcript:
                 self._open_calls = []
                 self._append("user", blocks)
             case ModelReplied(stop_reason=reason) if reason != OUTGREW:
-                self._open_calls = [call.id for call in event.calls]
+                # Not `event.calls`: to read the arguments of a thousand calls takes longer than to load them.
+                self._open_calls = [block["id"] for block in event.content if block["type"] == "tool_use"]
                 self._append("assistant", list(event.content))
                 self.context_tokens = event.usage.total_tokens
             case ToolReturned() if event.call_id in self._open_calls:

@@ -46,6 +46,8 @@ class RuntimeSettings(LayeredSettings):
             raise ValueError(message)
         return name
 
+    apps: str | None = None
+    """Modules with agents and tools of your own that a worker runs, separated by commas."""
     user: str | None = None
     """Username to act as on a database that is not the embedded one."""
     api_key: SecretStr | None = None

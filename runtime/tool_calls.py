@@ -6,6 +6,7 @@ What a crash does to a call follows from the kind of its effect (see `Effect`): 
 import hashlib
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import anyio
@@ -83,7 +84,11 @@ class ToolCaller:
                 await self._approve(run, call, approval_id, by)
             case Answered():
                 returned = Returned(
-                    result=arrival.result, text=arrival.text, is_error=arrival.is_error, state=arrival.state
+                    result=arrival.result,
+                    text=arrival.text,
+                    is_error=arrival.is_error,
+                    state=arrival.state,
+                    label=arrival.label,
                 )
                 await self._record(run, call, returned)
 
@@ -100,6 +105,9 @@ class ToolCaller:
             parsed = None if is_inside else parse_arguments(operation, call.arguments)
         except (ToolError, StorageError) as error:
             await self._record(run, call, failed(str(error)))
+            return
+        if reason := run.refuses(call):
+            await self._record(run, call, failed(f"not run: {reason}"))
             return
         with telemetry.executing_tool(operation.name, call_id=call.id, effect=operation.effect) as span:
             try:
@@ -222,9 +230,11 @@ class ToolCaller:
             with anyio.fail_after(operation.timeout_s):
                 found = await operation.reconcile(**values_of(parsed))
             if found is not None:
-                return await self._record(run, call, succeeded(as_result(found)))
+                returned = replace(succeeded(as_result(found)), label=operation.label)
+                return await self._record(run, call, returned)
         except Exception as error:  # noqa: BLE001 -- whatever it raises, nobody knows more than before
-            return await self._record(run, call, unknown(f"{reason}, and looking failed: {error}"))
+            returned = replace(unknown(f"{reason}, and looking failed: {error}"), label=operation.label)
+            return await self._record(run, call, returned)
         return await self._record(run, call, await outside(operation, context, parsed))
 
     async def _ask_person(self, run: Running, call: ToolCall, question: str) -> Settled:
@@ -253,6 +263,8 @@ class ToolCaller:
             execution_id=run.claim.execution_id,
             agent_name=run.claim.agent_name,
             conversation=run.scene.conversation,
+            label=run.label_of_reply,
+            allowance=run.allowance,
         )
 
 
@@ -286,7 +298,9 @@ def external_context(run: Running, key: str) -> ExternalContext:
 
 def _has_no_effect(run: Running, call: ToolCall) -> bool:
     operation = run.tools.get(call.name)
-    return operation is not None and operation.effect == "none" and run.permit(call) is None
+    if operation is None or operation.effect != "none":
+        return False
+    return run.permit(call) is None and run.refuses(call) is None
 
 
 def _settle(commit: ToolCommit, settled: Settled, effected: Effected, run: Running) -> None:
@@ -298,7 +312,7 @@ def _settle(commit: ToolCommit, settled: Settled, effected: Effected, run: Runni
 
 
 def _note(run: Running, commit: ToolCommit) -> None:
-    run.note(*commit.events)
+    run.note(*commit.events, labels=commit.labels)
     run.signals = commit.signals
 
 

@@ -5,7 +5,18 @@ from types import MappingProxyType
 
 from runtime.errors import UnknownToolError
 from runtime.operation import Operation
-from runtime.operations import board, conversation, documents, files, knowledge, memory, planning, projects, web
+from runtime.operations import (
+    board,
+    conversation,
+    delegation,
+    documents,
+    files,
+    knowledge,
+    memory,
+    planning,
+    projects,
+    web,
+)
 
 _ALL = (
     planning.plan,
@@ -26,6 +37,8 @@ _ALL = (
     documents.find_documents,
     projects.save_project_files,
     web.fetch_page,
+    delegation.delegate,
+    delegation.schedule,
 )
 
 OPERATIONS: Mapping[str, Operation] = MappingProxyType({found.name: found for found in _ALL})

@@ -8,8 +8,9 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import wraps
 from typing import Any, cast, get_type_hints
 from zoneinfo import ZoneInfo
 
@@ -20,7 +21,9 @@ from pydantic_core import to_jsonable_python
 from runtime.errors import RuntimeFault, ToolError
 from runtime.events import CallWaits, ToolCall, ToolReturned, WaitsFor
 from runtime.journal_port import Settled, ToolOutcome
+from runtime.labels import NOTHING_READ, Integrity, Label, Tier, default_label
 from runtime.operation import (
+    DEFAULT_TIERS,
     TOOL_TIMEOUT_S,
     Audited,
     Context,
@@ -72,6 +75,8 @@ def tool(
     on_unknown: Unknown = "ask_model",
     reconcile: Callable[..., Awaitable[Any]] | None = None,
     asks: str | None = None,
+    tier: Tier | None = None,
+    returns: Label | None = None,
 ) -> Callable[[Callable[..., Awaitable[Any]]], Operation]:
     """Make a tool of an async function; its name, docstring and annotations are what a model sees.
 
@@ -86,6 +91,10 @@ def tool(
         reconcile: Decides that instead: an async function with the tool's own parameters that looks whether the call
             took effect and returns its result, or None when it did not and may run.
         asks: Why a person has to allow each call before it runs.
+        tier: What it does as far as trust is concerned; the default is the strictest that fits the effect.
+        returns: How far a result is trusted, and who may see it. The default trusts it like the words of the staff,
+            because you wrote the tool; say `Label(Integrity.EXTERNAL, …)` for one that brings in what others wrote.
+            After T1 and T4 only the tenant may see it. `Context.saw` says it by row.
 
     Raises:
         ToolDefinitionError: the function is not async, has no docstring, or asks for the other kind of context.
@@ -106,6 +115,7 @@ def tool(
         if takes_context and get_type_hints(function)[parameters[0].name] is not wanted:
             raise ToolDefinitionError(f"tool {name!r} with effect {effect!r} takes {wanted.__name__}, if any")
 
+        @wraps(function)
         async def call(ctx: Context | ExternalContext, **values: Any) -> Json | WaitsFor:
             returned = await (function(ctx, **values) if takes_context else function(**values))
             if isinstance(returned, WaitsFor):
@@ -123,9 +133,19 @@ def tool(
             on_unknown=on_unknown,
             reconcile=reconcile,
             asks=asks,
+            declared_tier=tier,
+            declared_label=returns or _vouched_for(effect, tier or DEFAULT_TIERS[effect]),
         )
 
     return wrap
+
+
+def _vouched_for(effect: Effect, tier: Tier) -> Label:
+    """Return the label of what a program's own tool returns: whoever wrote the tool answers for it.
+
+    Otherwise a program's first call outside would make every later one ask a person.
+    """
+    return Label(Integrity.STAFF, default_label(effect, tier).confidentiality)
 
 
 def as_result(returned: object) -> Json:
@@ -145,6 +165,8 @@ class Returned:
     state: ToolOutcome | None = None
     is_refusal: bool = False
     """The tool itself said no: asking again gives the same answer."""
+    label: Label = NOTHING_READ
+    """Of what the result tells; words of ours have nothing to hide."""
 
     def settled(self, call: ToolCall, *, duration_s: float) -> Settled:
         """Return what a commit says about the call."""
@@ -162,6 +184,7 @@ class Returned:
             result=None if self.is_error else self._preview() if is_long else self.result,
             duration_ms=round(duration_s * 1000),
             blob=self.text if is_long and len(self.text) <= LARGEST_BLOB else None,
+            label=self.label,
         )
 
     def _preview(self) -> Json:
@@ -228,11 +251,11 @@ async def inside(operation: Operation, ctx: Context, arguments: Json) -> Effecte
         performed = await run_operation(operation, ctx, arguments)
         if isinstance(performed.result, WaitsFor):
             return Effected(outcome=performed.result, audited=performed.audited)
-        returned = succeeded(performed.result)
+        returned = replace(succeeded(performed.result), label=performed.label)
         if len(returned.text) > LARGEST_BLOB:
             raise ToolError(_too_long(returned))  # noqa: TRY301 -- leaves the transaction, which undoes the effect
     except (ToolError, StorageError) as error:
-        raise UndoneError(failed(str(error))) from error
+        raise UndoneError(replace(failed(str(error)), label=ctx.label_of_result(operation.label))) from error
     except Exception as error:
         if is_transient(error):
             raise
@@ -255,15 +278,17 @@ async def outside(operation: Operation, context: ExternalContext, parsed: BaseMo
     """Run an external tool once; whatever it does is an outcome, and nothing is raised but cancellation."""
     try:
         with anyio.fail_after(operation.timeout_s):
-            return succeeded(plain_result(await operation.function(context, **values_of(parsed))))
+            returned = succeeded(plain_result(await operation.function(context, **values_of(parsed))))
+            return replace(returned, label=operation.label)
     except TimeoutError as error:
         # A service's own error of this kind says in words why nobody can tell; ours has none.
-        return unknown(str(error) or late(operation))
+        return replace(unknown(str(error) or late(operation)), label=operation.label)
     except ToolError as error:
-        return Returned(result={}, text=str(error)[:SHOWN_TO_MODEL], is_error=True, is_refusal=True)
+        text = str(error)[:SHOWN_TO_MODEL]
+        return Returned(result={}, text=text, is_error=True, is_refusal=True, label=operation.label)
     except Exception as error:
         logger.warning("a tool failed", extra={"tool": operation.name}, exc_info=True)
-        return failed(f"{operation.name} failed: {type(error).__name__}: {error}")
+        return replace(failed(f"{operation.name} failed: {type(error).__name__}: {error}"), label=operation.label)
 
 
 def plain_result(result: Json | WaitsFor) -> Json:

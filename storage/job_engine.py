@@ -279,12 +279,13 @@ class _Worker:
         whole.cancel()
 
     async def _end_on(self, stop: anyio.Event) -> None:
-        grace_s = 0.0
+        """Let running jobs go on for a while once `stop` is set; not a moment longer when this is cancelled."""
         try:
             await stop.wait()
-            grace_s = self._options.drain_s
+            self._end(self._options.drain_s)
+            await anyio.sleep_forever()
         finally:
-            self._end(grace_s)
+            self._end(0.0)
 
     async def _on_lost_connection(self, _connection: object) -> None:
         """Let the manager end: it can neither claim nor beat. Who takes its jobs over meets their fences."""

@@ -56,6 +56,9 @@ _RETURNED = tuple(column for column in _C if column.name not in {"id", "user_id"
 _LIVE = or_(_C.expires_at.is_(None), _C.expires_at > func.now())
 """Part of every statement that reads: what has expired does not exist."""
 
+_IS_QUARANTINED = _C.provenance["quarantined"].astext == "true"
+"""People outside took part in writing it, and nobody has released it."""
+
 _ONE = and_(
     _C.user_id == bindparam("b_user_id"), _C.namespace == bindparam("b_namespace"), _C.key_name == bindparam("b_key")
 )
@@ -188,10 +191,18 @@ class MemoryStore:
         """Let the ttl of an item start again without writing its value; None when there is no such item."""
         return _item((await self._db.execute(_TOUCH, self._one(namespace, key))).one_or_none())
 
-    async def search(self, text: str, *, namespaces: Sequence[str] | None = None, limit: int = 20) -> list[MemoryItem]:
+    async def search(
+        self,
+        text: str,
+        *,
+        namespaces: Sequence[str] | None = None,
+        limit: int = 20,
+        reader: int | None = None,
+    ) -> list[MemoryItem]:
         """Return the items whose words, key or value match, best first: whole words before parts of words.
 
-        `text` is what one types into a search engine ("exact phrase", or, -not); None: in all namespaces.
+        `text` is what one types into a search engine ("exact phrase", or, -not); None: in all namespaces. `reader` is
+        the conversation that they are for: it gets nothing that is quarantined, but for what it wrote itself.
 
         Raises:
             InvalidValueError: the text is empty, or is none.
@@ -208,6 +219,9 @@ class MemoryStore:
         statement = statement.where(or_(has_words, in_key, in_value))
         if namespaces is not None:
             statement = statement.where(_C.namespace.in_(namespaces))
+        if reader is not None:
+            is_its_own = _C.provenance["conversationId"].astext == str(reader)
+            statement = statement.where(or_(_IS_QUARANTINED.is_not(True), is_its_own))
         best_first = (
             has_words.desc(),
             func.ts_rank(_C.search_vector, query).desc(),
@@ -217,6 +231,16 @@ class MemoryStore:
         )
         rows = await self._db.execute(statement.order_by(*best_first).limit(_page_size(limit)))
         return [_to_item(row) for row in rows]
+
+    async def quarantined(self, *, limit: int = 50) -> Sequence[MemoryItem]:
+        """Return what waits for a person to release it, the newest first.
+
+        Raises:
+            InvalidFilterError: the limit is wrong.
+        """
+        statement = select(*_RETURNED).where(_C.user_id == self._user_id, _LIVE, _IS_QUARANTINED)
+        newest_first = statement.order_by(_C.updated_at.desc(), _C.id).limit(_page_size(limit))
+        return [_to_item(row) for row in await self._db.execute(newest_first)]
 
     async def list(
         self, namespace: str, *, key_prefix: str = "", limit: int = 50, cursor: str | None = None

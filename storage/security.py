@@ -194,16 +194,17 @@ async def ensure_roles(connection: RawConnection) -> None:
         await _let_login_switch(connection, role)
 
 
+_GRANT_ATTEMPTS = 3
+"""A grant that loses against another one at the same moment is looked at again: the winner may have meant less."""
+
+
 async def _let_login_switch(connection: RawConnection, role: str) -> None:
     """Grant membership without inheritance, so that a forgotten door gives no rights (16+; on 15 the login decides)."""
     version: int = await connection.fetchval("SELECT current_setting('server_version_num')::int")
-    if version >= 160000:
-        may_switch: bool = await connection.fetchval("SELECT pg_has_role(current_user, $1, 'SET')", role)
-        option = " WITH INHERIT FALSE, SET TRUE"
-    else:
-        may_switch = await connection.fetchval("SELECT pg_has_role(current_user, $1, 'MEMBER')", role)
-        option = ""
-    if not may_switch:
+    right, option = ("SET", " WITH INHERIT FALSE, SET TRUE") if version >= 160000 else ("MEMBER", "")
+    for _ in range(_GRANT_ATTEMPTS):
+        if await connection.fetchval("SELECT pg_has_role(current_user, $1, $2)", role, right):
+            return
         # Before 16 nothing orders two grants of the same membership, and the second fails on its key.
         await connection.execute(
             f"""

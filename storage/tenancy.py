@@ -22,12 +22,16 @@ from storage.engine import Address, RawConnection, connect, make_engine
 RUNTIME, DISPATCH, ADMIN = "agency_runtime", "agency_dispatch", "agency_admin"
 """The roles; none of them can log in, is superuser or owns a table."""
 
+STATEMENT_LIMIT_S, LOCK_LIMIT_S, IDLE_LIMIT_S = 30, 10, 12
+"""How long, behind a door, one statement may take, wait for a lock, and a transaction may stand idle."""
+
 _ENTER = text(
-    """
+    f"""
     SELECT set_config('role', :role, true), set_config('app.user_id', :user_id, true),
            set_config('transaction_read_only', :read_only, true),
-           set_config('statement_timeout', '30s', true), set_config('lock_timeout', '10s', true),
-           set_config('idle_in_transaction_session_timeout', '12s', true)
+           set_config('statement_timeout', '{STATEMENT_LIMIT_S}s', true),
+           set_config('lock_timeout', '{LOCK_LIMIT_S}s', true),
+           set_config('idle_in_transaction_session_timeout', '{IDLE_LIMIT_S}s', true)
     """
 )
 """One round trip. A stopped process inside a transaction would otherwise hold its locks beyond the lease (15 s)."""
@@ -58,6 +62,7 @@ class Database:
     def __init__(self, address: Address, *, pool_size: int = 10) -> None:
         self.address = address
         self._engine = make_engine(address, pool_size=pool_size)
+        self._swift_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
 
     @property
     def engine(self) -> AsyncEngine:
@@ -70,6 +75,11 @@ class Database:
         door = _Door(role=RUNTIME, user_id=str(user_id), read_only="on" if read_only else "off")
         async with self._open(door) as db:
             yield db
+
+    @property
+    def swift_engine(self) -> AsyncEngine:
+        """The same pool in AUTOCOMMIT mode, for `storage.swift`, which says BEGIN and COMMIT itself."""
+        return self._swift_engine
 
     @asynccontextmanager
     async def begin_dispatch(self) -> AsyncGenerator[AsyncSession]:
@@ -100,10 +110,6 @@ class Database:
         )
         async with session, session.begin():
             yield session
-
-
-STATEMENT_LIMIT_S = 30
-"""How long one statement may take behind a door; as `_ENTER` says."""
 
 
 async def limit_statements(db: AsyncSession, seconds: float) -> None:

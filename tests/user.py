@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -97,6 +97,13 @@ class Running:
             if words in line:
                 return line
         raise AssertionError(f"ended without {words!r}: {''.join(seen)}")
+
+    def insist(self) -> Ran:
+        """Ask it to stop, and once more when it is still there a moment later; return how it ended."""
+        self._process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=0.5)
+        return self.stop()
 
     def stop(self, with_signal: signal.Signals = signal.SIGTERM) -> Ran:
         """Ask it to stop, as a service manager does, and return how it ended and what it had still said."""

@@ -5,7 +5,7 @@ import sys
 from gateway.cli.output import print_json, progress
 from gateway.errors import GatewayError
 from runtime.agents import ASSISTANT
-from runtime.driver import Ended
+from runtime.driver import Ended, Held
 from runtime.errors import ModelUnavailableError
 from runtime.local import open_local
 from runtime.settings import RuntimeSettings
@@ -22,6 +22,8 @@ async def chat(text: str, as_json: bool) -> None:
                 db, user_id=local.user_id, session_id=session_id, agent_name=ASSISTANT.name, task=text
             )
         outcome = await local.driver.run(local.user_id, execution_id)
+        if isinstance(outcome, Held):
+            raise GatewayError(f"execution {execution_id} waits for a person; see 'agency run show {execution_id}'")
         if not isinstance(outcome, Ended):
             raise ModelUnavailableError(f"execution {execution_id} goes on when a worker takes it up ('agency worker')")
     if as_json:

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from gateway.cli.output import print_json
+from gateway.cli.programs import programs
 from gateway.errors import CheckFailedError
 from runtime.errors import RuntimeFault
 from runtime.local import find_user, load_keyring, open_address
+from runtime.presence import nobody_for
 from runtime.settings import RuntimeSettings
 from storage import schema_state
 from storage.engine import Address, connect
 from storage.errors import StorageError
+from storage.queries import executions, workers
 from storage.settings import StorageSettings, config_file
 from storage.tenancy import Database
 
@@ -29,7 +32,7 @@ class Finding:
 async def doctor(as_json: bool) -> None:
     """Look at everything and fail when something is wrong."""
     storage, settings = StorageSettings(), RuntimeSettings()
-    findings = [_python(), _config(), _model(settings), *await _database(storage, settings)]
+    findings = [_python(), _config(), _model(settings), *_apps(settings), *await _database(storage, settings)]
     if as_json:
         print_json({"ok": all(found.is_ok for found in findings), "findings": [_shown(found) for found in findings]})
     else:
@@ -78,7 +81,7 @@ async def _database(storage: StorageSettings, settings: RuntimeSettings) -> list
                 await _server(address),
                 await _schema(address),
                 _keys(storage, address),
-                await _user(address, settings),
+                *await _work(address, settings),
             ]
     except StorageError as error:
         return [Finding(name="database", is_ok=False, detail=str(error))]
@@ -101,12 +104,39 @@ async def _schema(address: Address) -> Finding:
     return Finding(name="schema", is_ok=False, detail=f"{problems}; run 'agency db upgrade'")
 
 
-async def _user(address: Address, settings: RuntimeSettings) -> Finding:
+async def _work(address: Address, settings: RuntimeSettings) -> list[Finding]:
+    """Look who this process acts as, and whether somebody is there to do what that user has asked for."""
     database = Database(address, pool_size=1)
     try:
         user_id = await find_user(database, settings, embedded=address.embedded)
+        return [
+            Finding(name="user", is_ok=True, detail=f"acting as user {user_id}"),
+            await _workers(database, user_id),
+        ]
     except (RuntimeFault, StorageError) as error:
-        return Finding(name="user", is_ok=False, detail=str(error))
+        return [Finding(name="user", is_ok=False, detail=str(error))]
     finally:
         await database.close()
-    return Finding(name="user", is_ok=True, detail=f"acting as user {user_id}")
+
+
+async def _workers(database: Database, user_id: int) -> Finding:
+    """Tell who works, and what waits for somebody who does not; that may be as it should be, so it is never BAD."""
+    async with database.begin_dispatch() as db:
+        found = await workers.living(db)
+    async with database.begin(user_id, read_only=True) as db:
+        wanted = await executions.waiting_agents(db)
+    own = sorted({name for process in found for name in process.agents if ":" in name})
+    also = f", with {', '.join(own)}" if own else ""
+    told = [f"{len(found)} at work{also}", *[await nobody_for(database, name) for name in wanted]]
+    return Finding(name="workers", is_ok=True, detail="; ".join(word for word in told if word is not None))
+
+
+def _apps(settings: RuntimeSettings) -> list[Finding]:
+    """Load what AGENCY_APPS names, if it names anything."""
+    if settings.apps is None:
+        return []
+    try:
+        found = programs([])
+    except RuntimeFault as error:
+        return [Finding(name="apps", is_ok=False, detail=str(error))]
+    return [Finding(name="apps", is_ok=True, detail=", ".join(sorted([*found.agents, *found.tools])))]

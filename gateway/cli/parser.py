@@ -20,6 +20,8 @@ key_app = typer.Typer(help="API keys for programs.", no_args_is_help=True)
 user_app = typer.Typer(help="Users; one user is one tenant.", no_args_is_help=True)
 task_app = typer.Typer(help="Cards on the board.", no_args_is_help=True)
 webhook_app = typer.Typer(help="Doors for chat channels.", no_args_is_help=True)
+agent_app = typer.Typer(help="Agents that are data, which every worker can run.", no_args_is_help=True)
+approval_app = typer.Typer(help="Calls that agents may make only when you allow them.", no_args_is_help=True)
 tools_app = typer.Typer(help="Other MCP servers whose tools your agents may use.", no_args_is_help=True)
 for name, group in (
     ("db", db_app),
@@ -27,15 +29,26 @@ for name, group in (
     ("user", user_app),
     ("task", task_app),
     ("run", run_app),
+    ("approval", approval_app),
     ("webhook", webhook_app),
     ("tools", tools_app),
+    ("agent", agent_app),
 ):
     app.add_typer(group, name=name)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
 ExecutionId = Annotated[int, typer.Argument(metavar="ID", help="Id of the execution.", min=1, max=2**63 - 1)]
+Apps = Annotated[
+    list[str] | None,
+    typer.Option("--app", metavar="MODULE", help="Run the agents and tools of this module too; repeat. AGENCY_APPS."),
+]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
+AgentName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the agent.")]
+ApprovalId = Annotated[int, typer.Argument(metavar="ID", help="Id of the approval.", min=1, max=2**63 - 1)]
+Person = Annotated[
+    str | None, typer.Option("--as", metavar="USER", help="Who decides; needed where nobody can be asked.")
+]
 ServerName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the tool server.")]
 
 
@@ -86,23 +99,24 @@ def chat(text: Annotated[str, typer.Argument(help="What to say to the assistant.
 
 
 @app.command()
-def serve(host: Host = "127.0.0.1", port: Port = 8700) -> None:
+def serve(host: Host = "127.0.0.1", port: Port = 8700, apps: Apps = None) -> None:
     """Serve the HTTP door for chat channels, with a worker inside."""
     from gateway.cli import serve as command
     from gateway.cli.process import run
 
-    run(command.serve, host, port)
+    run(command.serve, host, port, apps or [])
 
 
 @app.command()
 def worker(
     concurrency: Annotated[int, typer.Option(help="Jobs at the same time.", min=1, max=1000)] = 10,
+    apps: Apps = None,
 ) -> None:
     """Work on jobs until stopped. Start as many as you like, on as many machines."""
     from gateway.cli import serve as command
     from gateway.cli.process import run
 
-    run(command.worker, concurrency)
+    run(command.worker, concurrency, apps or [])
 
 
 @app.command()
@@ -110,12 +124,13 @@ def mcp(
     toolsets: Annotated[str | None, typer.Option(help="Comma-separated toolsets; default: all.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Offer nothing that changes anything.")] = False,
     no_worker: Annotated[bool, typer.Option("--no-worker", help="Do not work on jobs in this process.")] = False,
+    apps: Apps = None,
 ) -> None:
     """Serve MCP on stdin and stdout, for Claude Desktop and other clients."""
     from gateway.cli import mcp as command
     from gateway.cli.process import run
 
-    run(command.mcp, toolsets, read_only, no_worker)
+    run(command.mcp, toolsets, read_only, no_worker, apps or [])
 
 
 @db_app.command("up")
@@ -317,12 +332,16 @@ def run_list(
 
 
 @run_app.command("show")
-def run_show(execution: ExecutionId, json: Json = False) -> None:
-    """Show one execution: its plan, every step, every tool call, its cost."""
+def run_show(
+    execution: ExecutionId,
+    at: Annotated[int | None, typer.Option("--at", metavar="STEP", help="As it was after this step.", min=1)] = None,
+    json: Json = False,
+) -> None:
+    """Show one execution: its plan, every step, every tool call, its cost, what it waits for."""
     from gateway.cli import runs as command
     from gateway.cli.process import run
 
-    run(command.show, execution, json)
+    run(command.show, execution, at, json)
 
 
 @run_app.command("tail")
@@ -341,6 +360,103 @@ def run_cancel(execution: ExecutionId, json: Json = False) -> None:
     from gateway.cli.process import run
 
     run(command.cancel, execution, json)
+
+
+@run_app.command("reply")
+def run_reply(
+    execution: ExecutionId,
+    text: Annotated[str, typer.Argument(help="Your answer; the agent reads it.")],
+    question: Annotated[
+        int | None, typer.Option(metavar="CARD", help="Which question, when several are open.", min=1)
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Answer the question that an execution waits for."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.reply, execution, text, question, json)
+
+
+@run_app.command("pause")
+def run_pause(execution: ExecutionId, json: Json = False) -> None:
+    """Hold one execution from its next step on, until you resume it."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.pause, execution, json)
+
+
+@run_app.command("resume")
+def run_resume(execution: ExecutionId, json: Json = False) -> None:
+    """Let a paused execution go on."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.resume, execution, json)
+
+
+@run_app.command("fork")
+def run_fork(
+    execution: ExecutionId,
+    text: Annotated[str, typer.Argument(help="What to do instead.")],
+    at: Annotated[int, typer.Option("--at", metavar="STEP", help="The last step that is remembered.", min=1)],
+    json: Json = False,
+) -> None:
+    """Try again from a step, in a session of its own; the first execution stays as it is."""
+    from gateway.cli import runs as command
+    from gateway.cli.process import run
+
+    run(command.fork, execution, at, text, json)
+
+
+@approval_app.command("list")
+def approval_list(
+    status: Annotated[str | None, typer.Option(help="pending, granted, denied, expired, used or all.")] = "pending",
+    json: Json = False,
+) -> None:
+    """List the calls that wait for your word, the oldest first."""
+    from gateway.cli import approvals as command
+    from gateway.cli.process import run
+
+    run(command.listing, status, json)
+
+
+@approval_app.command("show")
+def approval_show(approval: ApprovalId, json: Json = False) -> None:
+    """Show what exactly would happen: the tool, its arguments, whom it reaches, why you are asked."""
+    from gateway.cli import approvals as command
+    from gateway.cli.process import run
+
+    run(command.show, approval, json)
+
+
+@approval_app.command("grant")
+def approval_grant(
+    approval: ApprovalId,
+    person: Person = None,
+    note: Annotated[str | None, typer.Option(help="For the records.")] = None,
+    json: Json = False,
+) -> None:
+    """Let the call run, once."""
+    from gateway.cli import approvals as command
+    from gateway.cli.process import run
+
+    run(command.decide, "grant", approval, person, note, json)
+
+
+@approval_app.command("deny")
+def approval_deny(
+    approval: ApprovalId,
+    person: Person = None,
+    note: Annotated[str | None, typer.Option(help="Why; the agent reads it.")] = None,
+    json: Json = False,
+) -> None:
+    """Refuse the call; the agent goes on without it."""
+    from gateway.cli import approvals as command
+    from gateway.cli.process import run
+
+    run(command.decide, "deny", approval, person, note, json)
 
 
 @webhook_app.command("add")
@@ -428,6 +544,53 @@ def tools_pin(
 def tools_remove(name: ServerName) -> None:
     """Forget a server, its secret and its tools."""
     from gateway.cli import tool_servers as command
+    from gateway.cli.process import run
+
+    run(command.remove, name)
+
+
+@agent_app.command("list")
+def agent_list(json: Json = False) -> None:
+    """List the agents that may be given work: built-in ones, yours, and those of living workers."""
+    from gateway.cli import agents as command
+    from gateway.cli.process import run
+
+    run(command.listing, json)
+
+
+@agent_app.command("show")
+def agent_show(name: AgentName, json: Json = False) -> None:
+    """Show one agent that is data, or built in."""
+    from gateway.cli import agents as command
+    from gateway.cli.process import run
+
+    run(command.show, name, json)
+
+
+@agent_app.command("define")
+def agent_define(
+    name: AgentName,
+    file: Annotated[
+        Path | None, typer.Option(help="TOML or JSON: instructions, model, tools, limits, outputSchema; - is stdin.")
+    ] = None,
+    instructions: Annotated[str | None, typer.Option(help="Who it is and what it is to do.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model; default: the one of the settings.")] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="A tool by name; repeat for several.")] = None,
+    apps: Apps = None,
+    json: Json = False,
+) -> None:
+    """Define an agent, or change one: what is given, by options over the file, is what it is from then on."""
+    from gateway.cli import agents as command
+    from gateway.cli.process import run
+
+    given = {"instructions": instructions, "model": model, "tools": tool}
+    run(command.define, name, file, given, apps or [], json)
+
+
+@agent_app.command("remove")
+def agent_remove(name: AgentName) -> None:
+    """Forget an agent that is data; what it has done stays."""
+    from gateway.cli import agents as command
     from gateway.cli.process import run
 
     run(command.remove, name)

@@ -3,15 +3,24 @@
 import json
 import sys
 from contextlib import aclosing
-from typing import TypeGuard, assert_never, get_args
+from typing import Any, TypeGuard, assert_never, get_args
 
 from gateway.cli.output import print_json, print_record, print_rows, progress
 from gateway.errors import ArgumentError
 from runtime.events import Event
 from runtime.local import Local, open_local
-from runtime.operation import Context, perform
-from runtime.operations.executions import cancel_execution, execution_status, step_view
+from runtime.operation import Context, Operation, perform
+from runtime.operations.executions import (
+    cancel_execution,
+    execution_status,
+    fork_execution,
+    pause_execution,
+    reply_execution,
+    resume_execution,
+    step_view,
+)
 from runtime.ports import Json
+from runtime.presence import nobody_for
 from runtime.settings import RuntimeSettings
 from runtime.streaming import Committed, Delta, Ended, Reset, StreamItem, Waiting, follow
 from storage.models.agents import AgentExecution, AgentStep, ExecutionStatus, ToolExecution
@@ -36,10 +45,13 @@ async def listing(status: str | None, limit: int, as_json: bool) -> None:
     print_rows(rows if as_json else [_line(row) for row in rows], COLUMNS, as_json=as_json)
 
 
-async def show(execution_id: int, as_json: bool) -> None:
-    """Print one execution with its plan, its steps and its tool calls."""
+async def show(execution_id: int, at_step: int | None, as_json: bool) -> None:
+    """Print one execution with its plan, its steps and its tool calls; with `at_step` as it was after that step."""
     async with open_local(StorageSettings(), RuntimeSettings()) as local:
-        view = await _view(local, execution_id)
+        view = await _view(local, execution_id, at_step)
+        lonely = await nobody_for(local.database, view["agent"]) if view["status"] in executions.ACTIVE else None
+    if lonely is not None:
+        progress.print(lonely, markup=False, soft_wrap=True)
     if as_json:
         print_json(view)
     else:
@@ -73,6 +85,38 @@ async def cancel(execution_id: int, as_json: bool) -> None:
     print_record(asked, as_json=as_json)
     said = "was over already" if asked["isOver"] else "stops at its next step; a worker must be running to end it"
     progress.print(f"execution {execution_id} {said}", soft_wrap=True)
+
+
+async def reply(execution_id: int, text: str, question: int | None, as_json: bool) -> None:
+    """Answer a question."""
+    given = {"id": execution_id, "text": text} | ({} if question is None else {"question": question})
+    await _do(reply_execution, given, as_json)
+    progress.print(f"execution {execution_id} goes on when a worker takes it up ('agency worker')", soft_wrap=True)
+
+
+async def pause(execution_id: int, as_json: bool) -> None:
+    """Hold an execution."""
+    await _do(pause_execution, {"id": execution_id}, as_json)
+    progress.print(f"go on with 'agency run resume {execution_id}'", soft_wrap=True)
+
+
+async def resume(execution_id: int, as_json: bool) -> None:
+    """Let a paused execution go on."""
+    await _do(resume_execution, {"id": execution_id}, as_json)
+
+
+async def fork(execution_id: int, at_step: int, text: str, as_json: bool) -> None:
+    """Queue another execution that remembers the first one up to a step."""
+    await _do(fork_execution, {"id": execution_id, "at_step": at_step, "task": text}, as_json)
+
+
+async def _do(operation: Operation, given: Json, as_json: bool) -> None:
+    async with (
+        open_local(StorageSettings(), RuntimeSettings()) as local,
+        local.database.begin(local.user_id) as db,
+    ):
+        done = await perform(operation, await local.context(db, door="cli"), given)
+    print_record(done, as_json=as_json)
 
 
 def _print_now(text: str) -> None:
@@ -131,25 +175,25 @@ def _is_status(value: str) -> TypeGuard[ExecutionStatus]:
     return value in get_args(ExecutionStatus)
 
 
-async def _view(local: Local, execution_id: int) -> Json:
+_SHOWN = ("waitingFor", "pausedAt", "runAfter", "limits", "parent", "children", "scheduled", "forkedFrom")
+_ENDS = ("result", "error", "steps")
+
+
+async def _view(local: Local, execution_id: int, at_step: int | None) -> Json:
     async with local.database.begin(local.user_id, read_only=True) as db:
-        seen = await _whole(await local.context(db, door="cli"), execution_id)
+        seen = await _whole(await local.context(db, door="cli"), execution_id, at_step)
         row = await executions.execution(db, execution_id)
-        calls = [_call(call) for call in await executions.tool_executions(db, execution_id)]
-    return _head(row) | {
-        "plan": row.plan,
-        "phases": row.phases,
-        "waitingFor": seen["waitingFor"],
-        "result": seen["result"],
-        "error": seen["error"],
-        "steps": seen["steps"],
-        "toolCalls": calls,
-    }
+        # The rows of the calls say how they are now, not how they were.
+        calls = [_call(call) for call in await executions.tool_executions(db, execution_id) if at_step is None]
+    head = _head(row) | {"plan": seen["plan"], "phases": row.phases}
+    if at_step is not None:
+        head |= {"atStep": at_step, "status": seen["status"], "phase": seen["phase"], "phases": []}
+    return head | {name: seen[name] for name in (*_SHOWN, *_ENDS)} | {"toolCalls": calls}
 
 
-async def _whole(ctx: Context, execution_id: int) -> Json:
-    """Return where an execution stands, with all its steps."""
-    given = {"id": execution_id, "limit": _STEPS_AT_ONCE}
+async def _whole(ctx: Context, execution_id: int, at_step: int | None) -> Json:
+    """Return where an execution stands or stood, with all its steps."""
+    given = {"id": execution_id, "limit": _STEPS_AT_ONCE} | ({} if at_step is None else {"at_step": at_step})
     seen = await perform(execution_status, ctx, given)
     newer: list[Json] = seen["steps"]
     while len(newer) == _STEPS_AT_ONCE:
@@ -207,7 +251,8 @@ def _print_story(view: Json) -> None:
         "cost": _dollars(view["costMicros"]),
     }
     goal = view["plan"]["goal"] if view["plan"] else None
-    ends = {name: view[name] for name in ("waitingFor", "result", "error") if view[name] is not None}
+    names = ("atStep", *_SHOWN, "result", "error")
+    ends = {name: _in_a_line(name, view[name]) for name in names if view.get(name)}
     print_record(head | {"plan": goal, "phase": view["phase"], "phases": phases} | spent | ends, as_json=False)
     if view["steps"]:
         sys.stdout.write("\n")
@@ -216,6 +261,23 @@ def _print_story(view: Json) -> None:
         sys.stdout.write("\n")
         calls = [call | {"result": _shown(call)} for call in view["toolCalls"]]
         print_rows(calls, ("tool", "state", "durationMs", "result"), as_json=False)
+
+
+def _in_a_line(name: str, value: Any) -> str:
+    """Return a field of an execution as a person reads it."""
+    if name == "waitingFor":
+        return "; ".join(_asked(one) for one in value["asked"]) or value["kind"]
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _asked(one: Json) -> str:
+    match one:
+        case {"kind": "answer", "question": question, "how": how}:
+            return f"an answer: {question} ({how})"
+        case {"kind": "approval", "tool": tool, "payload": payload, "how": how}:
+            return f"approval {one['id']}: {tool}({json.dumps(payload, ensure_ascii=False)}) ({how})"
+        case _:
+            return f"{one['kind']} {one['id']}"
 
 
 def _shown(call: Json) -> str | None:

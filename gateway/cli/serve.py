@@ -1,13 +1,14 @@
 """`agency serve` and `agency worker`: the long-running processes."""
 
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 import anyio
 
 from gateway.app import make_app
 from gateway.cli.output import progress
+from gateway.cli.programs import programs
 from gateway.http_server import listen, serving
 from gateway.worker import work
 from runtime.local import open_local
@@ -33,20 +34,26 @@ async def stopped_by_signal() -> AsyncGenerator[anyio.Event]:
         tasks.cancel_scope.cancel()
 
 
-async def serve(host: str, port: int) -> None:
+async def serve(host: str, port: int, apps: Sequence[str]) -> None:
     """Listen for chat channels and work on what comes in, until stopped."""
+    registry = programs(apps)
     listener = listen(host, port)
     async with (
         stopped_by_signal() as stop,
-        open_local(StorageSettings(), RuntimeSettings()) as local,
+        open_local(StorageSettings(), RuntimeSettings(), registry=registry) as local,
         serving(make_app(local), listener) as url,
     ):
         progress.print(f"serving on {url} with the {local.model.name} model; Ctrl-C stops")
         await work(local, stop=stop)
 
 
-async def worker(concurrency: int) -> None:
+async def worker(concurrency: int, apps: Sequence[str]) -> None:
     """Work on jobs until stopped."""
-    async with stopped_by_signal() as stop, open_local(StorageSettings(), RuntimeSettings()) as local:
-        progress.print(f"working with the {local.model.name} model; Ctrl-C stops")
+    registry = programs(apps)
+    async with (
+        stopped_by_signal() as stop,
+        open_local(StorageSettings(), RuntimeSettings(), registry=registry) as local,
+    ):
+        also = f", also as {', '.join(sorted(registry.agents))}" if registry.agents else ""
+        progress.print(f"working with the {local.model.name} model{also}; Ctrl-C stops", soft_wrap=True)
         await work(local, concurrency=concurrency, stop=stop)

@@ -12,6 +12,7 @@ from mcp_server.parameters import IdempotencyKey, Number
 from mcp_server.results import Item, Receipt, RunState, receipt_result, run_result
 from mcp_server.verbs import perform_verb, perform_verb_in
 from runtime.ports import Json
+from runtime.presence import nobody_for
 
 LOOK_EVERY_S = 0.5
 """How often a waiting status call looks; no transaction is open in between."""
@@ -37,6 +38,9 @@ async def agent_run(
 
         made, is_repeated = await once(db, (app.user_id, "agent_run"), idempotency_key, arguments, start)
     hint = f"Follow it with agent_run_status(id={made['id']}, wait=20)."
+    lonely = await nobody_for(app.database, made["agent"])
+    if lonely is not None:
+        hint += f" {lonely[:1].upper()}{lonely[1:]}."
     if app.model_name == "offline":
         hint += " The offline model answers here: there is no ANTHROPIC_API_KEY."
     done = "Queued before, under the same key:" if is_repeated else "Queued"
@@ -79,14 +83,41 @@ async def agent_run_cancel(
     return receipt_result(f"Asked execution {id} to stop", asked, hint="It stops at its next step.")
 
 
+async def agent_run_reply(
+    app: CurrentApp,
+    id: Annotated[Number, Field(description="The execution's id.")],  # noqa: A002 -- as above
+    text: Annotated[str, Field(min_length=1, max_length=20_000, description="The user's answer, in their words.")],
+    question: Annotated[Number | None, Field(description="Which, when several are open: its id in waitingFor.")] = None,
+) -> Annotated[CallToolResult, Receipt]:
+    """Answer the question that an execution waits for (waitingFor in agent_run_status); it goes on with these words.
+
+    Ask the user first. Fails when no question is open, or it waits for an approval, which only a person gives.
+    """
+    answered = await perform_verb(app, "agent_run_reply", id=id, text=text, question=question)
+    hint = f"Follow it with agent_run_status(id={id}, wait=20)."
+    return receipt_result(f"Answered question {answered['question']} of execution {id}", answered, hint=hint)
+
+
 async def _look(app: App, execution_id: int, after_step: int) -> Json:
     return await perform_verb(app, "agent_run_status", id=execution_id, after_step=after_step)
+
+
+def _how_to_answer(seen: Json) -> str:
+    match seen["waitingFor"]["kind"]:
+        case "answer":
+            return f"It waits for an answer: ask the user, then call agent_run_reply(id={seen['id']}, text=...)."
+        case "approval":
+            return "It waits for an approval, which only a person gives; tell the user the command in waitingFor."
+        case _:
+            return f"It waits for another execution: call again with after_step={seen['lastStep']}, wait=20."
 
 
 def _state(seen: Json) -> RunState:
     hint = None
     if not seen["isOver"]:
         hint = f"Not over yet: call again with after_step={seen['lastStep']}, wait=20."
+    if seen["waitingFor"] is not None:
+        hint = _how_to_answer(seen)
     if seen["status"] == "pending":
         hint = "Queued: a worker takes it up (this server's own, or 'agency worker'). Call again with wait=20."
     return RunState(

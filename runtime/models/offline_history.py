@@ -31,7 +31,17 @@ class Result:
         found = self.data.get("items")
         if not isinstance(found, list):
             return ()
-        return tuple(cast("Mapping[str, Any]", item) for item in cast("list[object]", found) if isinstance(item, dict))
+        items = (cast("Mapping[str, Any]", item) for item in cast("list[object]", found) if isinstance(item, dict))
+        return tuple(_unfenced(item) for item in items)
+
+
+def _unfenced(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Read a memory that stands between marks of untrusted; a table of patterns obeys nobody."""
+    marked = _FENCED.fullmatch(str(item.get("value")))
+    return item if marked is None else {**item, "value": json.loads(marked["json"])}
+
+
+_FENCED = re.compile(r"<<<untrusted>>>\n(?P<json>.*)\n<<<end of untrusted>>>")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,15 +1,19 @@
 """Operations on the board: cards and clients."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, time
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from runtime.errors import ToolError
+from runtime.labels import Tier
 from runtime.operation import Context, operation
+from runtime.operations.visibility import STAFF_ONLY, Scope, marks, public_list, saw_cards, viewer
 from runtime.ports import Json
-from storage.models.crm import CardPriority, CardStatus
+from storage.models.crm import CardPriority, CardStatus, ClientProfile
 from storage.queries import board
 
 Title = Annotated[
@@ -64,14 +68,36 @@ def card_view(card: board.Card, ctx: Context) -> Json:
 
 
 async def _client_id(ctx: Context, name: str | None) -> tuple[int | None, str | None]:
-    """Return the client's id, and what to note when the agency has no such client."""
+    """Return the client's id, and what to note when the agency has no such client, or a participant may not know."""
     if not name:
         return None, None
     client = await board.client_named(ctx.db, name)
-    return (client.id, None) if client else (None, f"unknown client {name!r}")
+    if client is None or "name" not in await _shown_fields(ctx, client):
+        return None, f"unknown client {name!r}"
+    return client.id, None
 
 
-@operation(effect="db")
+async def _shown_fields(ctx: Context, client: ClientProfile, scope: str | None = None) -> Sequence[str]:
+    """Return what may be told of a client; a participant knows the name of their own."""
+    if ctx.conversation is None or scope is not None:
+        return tuple(_CLIENT_FIELDS)
+    shown = (await public_list(ctx)).client_fields
+    return ("name", *shown) if client.id == ctx.conversation.client_id else shown
+
+
+_CLIENT_FIELDS: Mapping[str, Callable[[ClientProfile], str | None]] = MappingProxyType(
+    {
+        "name": lambda client: client.name,
+        "industry": lambda client: client.industry,
+        "website": lambda client: client.website,
+        "brandVoice": lambda client: client.brand_voice,
+        "targetAudience": lambda client: client.target_audience,
+    }
+)
+"""What can be told of a client, by the names that the owner's public list uses."""
+
+
+@operation(effect="db", tier=Tier.T2)
 async def create_task(
     ctx: Context,
     title: Title,
@@ -107,7 +133,7 @@ async def create_task(
             client_id=client_id,
             task_type=task_type,
             tags=tags or (),
-            extracted_data=extracted,
+            extracted_data=extracted | marks(ctx),
             webhook_id=conversation.webhook_id if conversation else None,
             conversation_id=conversation.id if conversation else None,
             execution_id=ctx.execution_id,
@@ -117,7 +143,7 @@ async def create_task(
     return view | {"note": note} if note else view
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def update_task(
     ctx: Context,
     id: CardId,  # noqa: A002 -- the wire name of the key
@@ -128,7 +154,13 @@ async def update_task(
     due: Due = None,
     client: ClientName = None,
 ) -> Json:
-    """Change or move one card and return it. What is not given stays as it is. Fails if there is no such card."""
+    """Change or move one card and return it. What is not given stays as it is. Fails if there is no such card.
+
+    In a conversation only that participant's cards can be changed.
+    """
+    seen_by = viewer(ctx)
+    if seen_by is not None:
+        await board.card_of(ctx.db, id, seen_by)
     client_id, note = await _client_id(ctx, client)
     given = {
         "title": title,
@@ -138,17 +170,21 @@ async def update_task(
         "due_date": due_instant(due, ctx),
         "client_id": client_id,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if not changes:
         raise ToolError(
             note or "nothing to change: give at least one of title, description, status, priority, due, client"
         )
+    if marked := marks(ctx):
+        changes["extracted_data"] = marked
     await board.change_card(ctx.db, id, changes)
-    view = card_view(await board.card(ctx.db, id), ctx)
+    changed = await board.card(ctx.db, id)
+    saw_cards(ctx, [changed], seen_by)
+    view = card_view(changed, ctx)
     return view | {"note": note} if note else view
 
 
-@operation(effect="none")
+@operation(effect="none", tier=Tier.T0)
 async def find_tasks(
     ctx: Context,
     text: Annotated[str | None, Field(max_length=500, description="Words in title or description.")] = None,
@@ -156,8 +192,11 @@ async def find_tasks(
     priority: Annotated[CardPriority | None, Field(description="Only this priority.")] = None,
     client: ClientName = None,
     limit: Annotated[int, Field(ge=1, le=100, description="At most this many.")] = 20,
+    scope: Scope = None,
 ) -> Json:
-    """Find cards on the board: open ones first, then by due date. In a conversation, only that conversation's cards."""
+    """Find cards on the board: open ones first, then by due date. In a conversation, only that participant's cards."""
+    seen_by = viewer(ctx, scope)
+    saw_cards(ctx, [], seen_by)
     client_id, note = await _client_id(ctx, client)
     if note:
         return {"items": [], "returned": 0, "note": note}
@@ -166,19 +205,26 @@ async def find_tasks(
         status=status,
         priority=priority,
         client_id=client_id,
-        conversation_id=ctx.conversation.id if ctx.conversation else None,
+        seen_by=seen_by,
         limit=limit,
     )
-    items = [card_view(card, ctx) for card in await board.cards(ctx.db, which)]
+    found = await board.cards(ctx.db, which)
+    saw_cards(ctx, found, seen_by)
+    items = [card_view(card, ctx) for card in found]
     return {"items": items, "returned": len(items)}
 
 
-@operation(effect="none")
+@operation(effect="none", tier=Tier.T0)
 async def get_client(
-    ctx: Context, name: Annotated[str, Field(min_length=1, max_length=255, description="The client's name.")]
+    ctx: Context,
+    name: Annotated[str, Field(min_length=1, max_length=255, description="The client's name.")],
+    scope: Scope = None,
 ) -> Json:
-    """Return what participants may know of one client of the agency: its name, industry and website."""
+    """Return one client of the agency; in a conversation what participants may know of it, such as its website."""
+    if viewer(ctx, scope) is None:
+        ctx.saw(STAFF_ONLY)
     client = await board.client_named(ctx.db, name)
-    if client is None:
+    shown = () if client is None else await _shown_fields(ctx, client, scope)
+    if client is None or "name" not in shown:
         raise ToolError(f"the agency has no client {name!r}; leave the client out or ask for the right name")
-    return {"id": client.id, "name": client.name, "industry": client.industry, "website": client.website}
+    return {"id": client.id} | {field: tell(client) for field, tell in _CLIENT_FIELDS.items() if field in shown}

@@ -6,12 +6,14 @@ from pydantic import Field
 
 from runtime.errors import ToolError
 from runtime.events import WaitsFor
+from runtime.labels import Tier
 from runtime.operation import Context, Conversation, operation
+from runtime.operations.approvals import DOORS
 from runtime.operations.board import slug
+from runtime.operations.visibility import marks
 from runtime.outbox import queue_reply
 from runtime.ports import Json
-from storage.queries import board
-from storage.queries.messaging import pause_conversation
+from storage.queries import board, messaging
 
 
 def _conversation(ctx: Context, name: str) -> Conversation:
@@ -20,7 +22,7 @@ def _conversation(ctx: Context, name: str) -> Conversation:
     return ctx.conversation
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T3)
 async def reply(
     ctx: Context, text: Annotated[str, Field(min_length=1, max_length=20_000, description="What to tell them.")]
 ) -> Json:
@@ -40,6 +42,7 @@ async def _card_for_a_person(ctx: Context, *, title: str, intent: str, text: str
             intent=intent,
             description=text,
             task_type=task_type,
+            extracted_data=marks(ctx),
             webhook_id=conversation.webhook_id if conversation else None,
             conversation_id=conversation.id if conversation else None,
             execution_id=ctx.execution_id,
@@ -48,7 +51,7 @@ async def _card_for_a_person(ctx: Context, *, title: str, intent: str, text: str
     return card_id
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def ask_person(
     ctx: Context, question: Annotated[str, Field(min_length=1, max_length=20_000, description="What to decide.")]
 ) -> Json | WaitsFor:
@@ -70,7 +73,7 @@ async def ask_about(ctx: Context, question: str) -> int:
     return await _card_for_a_person(ctx, title=first_line, intent=intent, text=question, task_type="question")
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def hand_over(
     ctx: Context, summary: Annotated[str, Field(min_length=1, max_length=20_000, description="What happened so far.")]
 ) -> Json:
@@ -78,5 +81,25 @@ async def hand_over(
     conversation = _conversation(ctx, "hand_over")
     title = f"Take over the conversation with {conversation.participant_id}"
     card_id = await _card_for_a_person(ctx, title=title, intent="hand-over", text=summary, task_type="hand_over")
-    await pause_conversation(ctx.db, conversation.id)
+    await messaging.pause_conversation(ctx.db, conversation.id)
     return {"id": card_id, "paused": True}
+
+
+@operation(effect="db", tier=Tier.T2)
+async def link_client(
+    ctx: Context,
+    conversation_id: Annotated[int, Field(ge=1, description="Id of the conversation.")],
+    client: Annotated[str | None, Field(max_length=255, description="The client's name; none: of no client.")] = None,
+) -> Json:
+    """Say which client of the agency the participant of a conversation speaks for.
+
+    From then on they may see that client's cards and what is remembered of it, so only a person says so.
+    """
+    if ctx.door not in DOORS:
+        raise ToolError("only a person says for which client somebody speaks")
+    found = None if client is None else await board.client_named(ctx.db, client)
+    if client is not None and found is None:
+        raise ToolError(f"the agency has no client {client!r}; add it first")
+    client_id = None if found is None else found.id
+    await messaging.link_client(ctx.db, conversation_id, client_id)
+    return {"id": conversation_id, "clientId": client_id}

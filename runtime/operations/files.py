@@ -14,7 +14,9 @@ from typing import Annotated, Literal, assert_never
 from pydantic import Field, StringConstraints
 
 from runtime.errors import ToolError
+from runtime.labels import Tier
 from runtime.operation import Context, operation
+from runtime.operations.visibility import provenance, saw_memories
 from runtime.ports import Json
 from storage.memory import LARGEST_VALUE_BYTES, LONGEST_NAME, MemoryItem, MemoryStore
 from storage.namespaces import conversation_namespace, files_namespace
@@ -39,7 +41,7 @@ Path = Annotated[str | None, Field(max_length=1_000, description="Below /memorie
 Text = Annotated[Verbatim | None, Field(max_length=LARGEST_VALUE_BYTES)]
 
 
-@operation(effect="db", api_type="memory_20250818")
+@operation(effect="db", tier=Tier.T2, api_type="memory_20250818")
 async def memory(
     ctx: Context,
     command: Command,
@@ -117,10 +119,8 @@ class _Tree:
             )
         if text.count("\n") >= MOST_LINES:
             raise ToolError(f"File {path} exceeds maximum line limit of {MOST_LINES:,} lines.")
-        provenance = {"door": self.ctx.door, "executionId": self.ctx.execution_id}
-        await self.store.set(
-            self.namespace, _key(path), text, if_version=over, keep_ttl=over > 0, provenance=provenance
-        )
+        written = provenance(self.ctx)
+        await self.store.set(self.namespace, _key(path), text, if_version=over, keep_ttl=over > 0, provenance=written)
 
 
 def _tree(ctx: Context) -> _Tree:
@@ -134,6 +134,7 @@ def _tree(ctx: Context) -> _Tree:
 async def _view(tree: _Tree, path: str, view_range: Sequence[int] | None) -> str:
     found = await tree.file(path)
     if found is not None:
+        saw_memories(tree.ctx, [found])
         return _shown_file(path, _text_of(found), view_range)
     entries = await tree.entries(path)
     if not entries and path != ROOT:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from runtime.errors import ToolError
+from runtime.labels import Tier
 from runtime.operation import Context, operation
+from runtime.operations.visibility import STAFF_ONLY, Scope, public_list, viewer
 from runtime.ports import Json
 from storage.models.knowledge import KnowledgeEntry
 from storage.queries import knowledge
@@ -30,7 +31,7 @@ def entry_view(entry: KnowledgeEntry) -> Json:
     }
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def learn(
     ctx: Context,
     category: Category,
@@ -41,8 +42,9 @@ async def learn(
 ) -> Json:
     """Keep something that holds beyond this task, for every agent of the agency: how work is done here, what is liked.
 
-    The same content in the same category again makes the entry more certain instead of adding one. In a conversation
-    it is kept for a person to release, and is not used before. For facts about one client or chat use remember.
+    The same content in the same category again makes the entry more certain instead of adding one. What comes from
+    people outside, as in a conversation, is kept for a person to release and is not used before. For facts about one
+    client or chat use remember.
     """
     lesson = knowledge.Lesson(
         user_id=ctx.user_id,
@@ -51,33 +53,34 @@ async def learn(
         confidence=Decimal(str(confidence)).quantize(Decimal("0.01")),
         context=context,
         examples=examples or (),
-        released=ctx.conversation is None,
+        released=not ctx.is_tainted,
     )
     entry, created = await knowledge.learn(ctx.db, lesson)
     if ctx.conversation is not None:
         # What the agency knows is not for a participant to find out by guessing.
         return {"id": entry.id, "note": "kept for a person to release; not used before"}
+    ctx.saw(STAFF_ONLY)
     view = entry_view(entry) | {"created": created}
     return view if entry.is_active else view | {"note": "unchanged: a person has switched it off or not released it"}
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T0)
 async def search_knowledge(
     ctx: Context,
     query: Annotated[str, Field(min_length=1, max_length=500, description='Words; "a phrase", or, -not.')],
     category: Annotated[str | None, Field(max_length=50, description="Only this kind.")] = None,
     limit: Annotated[int, Field(ge=1, le=50, description="At most this many.")] = 5,
+    scope: Scope = None,
 ) -> Json:
     """Look up what the agency has learned, best match and most certain first, before you decide how to do something.
 
-    What is returned counts as used. It does not work in a conversation: what is known there is for the staff.
+    What is returned counts as used. In a conversation, only the kinds that everybody may know.
     """
-    _require_staff(ctx, "search_knowledge")
-    found = await knowledge.consult(ctx.db, query, category=category, limit=limit)
+    kinds = None if category is None else [category]
+    if viewer(ctx, scope) is None:
+        ctx.saw(STAFF_ONLY)
+    else:
+        public = (await public_list(ctx)).knowledge_categories
+        kinds = [kind for kind in public if category in (None, kind)]
+    found = await knowledge.consult(ctx.db, query, categories=kinds, limit=limit)
     return {"items": [entry_view(entry) for entry in found], "returned": len(found)}
-
-
-def _require_staff(ctx: Context, name: str) -> None:
-    """Refuse to read what is the whole agency's where a participant would get it."""
-    if ctx.conversation is not None:
-        raise ToolError(f"{name} reads what only the agency's staff may see; in a conversation use ask_person")

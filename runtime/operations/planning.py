@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from runtime.errors import ToolError
+from runtime.labels import Tier
 from runtime.operation import Context, operation
 from runtime.ports import Json
 from storage.queries import executions
@@ -16,7 +17,7 @@ def _execution_id(ctx: Context, name: str) -> int:
     return ctx.execution_id
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def plan(
     ctx: Context,
     goal: Annotated[str, Field(min_length=1, max_length=2_000, description="What will be true when it is done.")],
@@ -27,7 +28,7 @@ async def plan(
     return {"goal": goal, "phases": phases, "current": phases[0]}
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def advance_phase(ctx: Context) -> Json:
     """Say that the current phase of your plan is done and move to the next one."""
     name = await executions.advance_phase(ctx.db, _execution_id(ctx, "advance_phase"))

@@ -6,9 +6,11 @@ from typing import Annotated
 from pydantic import Field
 
 from runtime.errors import ToolError
+from runtime.labels import Tier
 from runtime.operation import Context, operation
 from runtime.operations.files import Verbatim, check_parts
 from runtime.ports import Json
+from storage.models.agents import AgentExecution
 from storage.models.knowledge import GeneratedProject
 from storage.queries.knowledge import active_project
 
@@ -18,7 +20,7 @@ MOST_FILES = 1_000
 LONGEST_PATH = 255
 
 
-@operation(effect="db")
+@operation(effect="db", tier=Tier.T2)
 async def save_project_files(
     ctx: Context,
     name: Annotated[str, Field(min_length=1, max_length=255, description="Name of the project.")],
@@ -36,6 +38,8 @@ async def save_project_files(
     for path in (*files, *gone):
         _check_path(path)
     project = await active_project(ctx.db, ctx.user_id, name)
+    if project is not None:
+        await _check_owner(ctx, project)
     created = project is None
     if project is None:
         if not files:
@@ -58,6 +62,15 @@ async def save_project_files(
         "files": len(project.files_snapshot),
         "bytes": _size(project.files_snapshot),
     }
+
+
+async def _check_owner(ctx: Context, project: GeneratedProject) -> None:
+    """Let a conversation change only what was made in it."""
+    if ctx.conversation is None:
+        return
+    made = None if project.execution_id is None else await ctx.db.get(AgentExecution, project.execution_id)
+    if made is None or made.session_id != ctx.session_id:
+        raise ToolError(f"the name {project.name!r} is taken; choose another one")
 
 
 def _check_path(path: str) -> None:

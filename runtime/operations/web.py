@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from runtime.labels import Confidentiality, Integrity, Label, Tier
 from runtime.operation import Operation
 from runtime.ports import Json
 from runtime.services.fetch import LONGEST_URL, Page, PageFetcher
@@ -18,10 +19,14 @@ Url = Annotated[
 MaxChars = Annotated[int, Field(ge=100, le=LONGEST_SHOWN, description="At most this many characters of the page.")]
 
 
+_BY_STRANGERS = Label(Integrity.EXTERNAL, Confidentiality.PUBLIC)
+
+
 def page_tool(fetcher: PageFetcher) -> Operation:
     """Return the operation `fetch_page` under the rules of this fetcher."""
 
-    @tool(effect="external", honours_key=True, timeout_s=fetcher.deadline_s + 10)  # a GET may be repeated
+    # A GET may be repeated. It is outward: an address can carry out what was read.
+    @tool(effect="external", honours_key=True, timeout_s=fetcher.deadline_s + 10, tier=Tier.T4, returns=_BY_STRANGERS)
     async def fetch_page(context: ExternalContext, url: Url, max_chars: MaxChars = 8_000) -> Json:
         """Read a page of the public web as text, with its title, headings and links.
 

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Select, func, literal_column, select, text, update
+from sqlalchemy import Boolean, ColumnElement, Select, func, literal_column, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.base import JsonObject
 from storage.errors import EntityNotFoundError
 from storage.models.crm import AgencyTask, CardPriority, CardStatus, ClientProfile
+from storage.models.messaging import BotConversation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,44 @@ async def card(db: AsyncSession, card_id: int) -> Card:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Viewer:
+    """The participant of a conversation, who speaks for a client if a person has said so."""
+
+    conversation_id: int
+    client_id: int | None = None
+
+
+def _linked_to(viewer: Viewer) -> ColumnElement[bool]:
+    """Select the cards of the conversation, and those of the client that no stranger has put there.
+
+    Anybody may name a client in a chat, so the client of a card counts only if the agency made the card, or a
+    conversation that itself belongs to the client.
+    """
+    here = AgencyTask.conversation_id == viewer.conversation_id
+    if viewer.client_id is None:
+        return here
+    of_client = BotConversation.context["clientId"].astext == str(viewer.client_id)
+    known = select(BotConversation.id).where(of_client)
+    is_theirs = or_(AgencyTask.conversation_id.is_(None), AgencyTask.conversation_id.in_(known))
+    return or_(here, (AgencyTask.client_id == viewer.client_id) & is_theirs)
+
+
+_IS_KEPT_BACK = AgencyTask.extracted_data["confidentiality"].astext == "tenant"
+
+
+async def card_of(db: AsyncSession, card_id: int, viewer: Viewer) -> Card:
+    """Return one card of a participant, even if it is kept back from them.
+
+    Raises:
+        EntityNotFoundError: no such card, or it is not theirs.
+    """
+    row = (await db.execute(_cards().where(AgencyTask.id == card_id, _linked_to(viewer)))).one_or_none()
+    if row is None:
+        raise EntityNotFoundError("agencyTasks", card_id)
+    return Card(row=row[0], client_name=row[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CardFilter:
     """Which cards; a field that is None does not restrict."""
 
@@ -107,7 +146,7 @@ class CardFilter:
     status: CardStatus | None = None
     priority: CardPriority | None = None
     client_id: int | None = None
-    conversation_id: int | None = None
+    seen_by: Viewer | None = None
     limit: int = 20
 
 
@@ -121,11 +160,12 @@ async def cards(db: AsyncSession, which: CardFilter) -> list[Card]:
         (AgencyTask.status, which.status),
         (AgencyTask.priority, which.priority),
         (AgencyTask.client_id, which.client_id),
-        (AgencyTask.conversation_id, which.conversation_id),
     )
     for column, value in equals:
         if value is not None:
             statement = statement.where(column == value)
+    if which.seen_by is not None:
+        statement = statement.where(_linked_to(which.seen_by), _IS_KEPT_BACK.is_not(True))
     rows = await db.execute(statement.limit(which.limit))
     return [Card(row=row[0], client_name=row[1]) for row in rows]
 
@@ -133,10 +173,14 @@ async def cards(db: AsyncSession, which: CardFilter) -> list[Card]:
 async def change_card(db: AsyncSession, card_id: int, changes: dict[str, Any]) -> None:
     """Set these attributes (Python names) of a card; a card that moves to done gets its time of completion.
 
+    `extracted_data` is merged into what is there.
+
     Raises:
         EntityNotFoundError: no such card for this tenant.
     """
     values: dict[Any, Any] = {getattr(AgencyTask, name): value for name, value in changes.items()}
+    if "extracted_data" in changes:
+        values[AgencyTask.extracted_data] = AgencyTask.extracted_data.concat(changes["extracted_data"])
     if "status" in changes:
         values[AgencyTask.completed_at] = func.now() if changes["status"] == "done" else None
     statement = update(AgencyTask).where(AgencyTask.id == card_id).values(values).returning(AgencyTask.id)

@@ -1,7 +1,8 @@
 """Sessions and executions, as far as more than the journal needs them: queueing one, planning, looking at it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, or_, select, text, update
@@ -16,6 +17,18 @@ ACTIVE = ("pending", "planning", "executing")
 """The statuses of an execution that is not over."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What an execution is queued under."""
+
+    limits: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """As the column has them: see `runtime.definitions`."""
+    parent_id: int | None = None
+    """The execution that waits for it."""
+    run_after: datetime | None = None
+    """Not before this."""
+
+
 async def create_session(db: AsyncSession, user_id: int, *, one_task: bool = False, max_iterations: int = 100) -> int:
     """Insert an agent session and return its id; `one_task`: nothing more will come after its execution."""
     session = AgentSession(user_id=user_id, max_iterations=max_iterations, context={"oneTask": one_task})
@@ -24,9 +37,41 @@ async def create_session(db: AsyncSession, user_id: int, *, one_task: bool = Fal
     return session.id
 
 
-async def queue_execution(db: AsyncSession, *, user_id: int, session_id: int, agent_name: str, task: str) -> int:
+async def fork_session(db: AsyncSession, user_id: int, parent: AgentSession, *, upto: int) -> int:
+    """Insert a session that begins with the steps of another one up to `upto`, and return its id. Nothing is copied."""
+    session = AgentSession(
+        user_id=user_id,
+        max_iterations=parent.max_iterations,
+        limits=parent.limits,
+        context={"oneTask": True},
+        parent_session_id=parent.id,
+        parent_seq=upto,
+    )
+    db.add(session)
+    await db.flush()
+    return session.id
+
+
+async def queue_execution(
+    db: AsyncSession,
+    *,
+    user_id: int,
+    session_id: int,
+    agent_name: str,
+    task: str,
+    terms: Terms | None = None,
+) -> int:
     """Insert a pending execution and return its id; executions of one session run one after the other."""
-    execution = AgentExecution(user_id=user_id, session_id=session_id, agent_name=agent_name, task_description=task)
+    terms = terms or Terms()
+    execution = AgentExecution(
+        user_id=user_id,
+        session_id=session_id,
+        agent_name=agent_name,
+        task_description=task,
+        limits=dict(terms.limits),
+        parent_execution_id=terms.parent_id,
+        run_after=terms.run_after,
+    )
     db.add(execution)
     await db.flush()
     return execution.id
@@ -60,9 +105,45 @@ async def execution(db: AsyncSession, execution_id: int) -> AgentExecution:
     return found
 
 
-async def steps(db: AsyncSession, execution_id: int, *, after_seq: int = 0, limit: int = 1000) -> Sequence[AgentStep]:
-    """Return the journal of one execution after `after_seq`, oldest first."""
+async def agent_of(db: AsyncSession, execution_id: int) -> tuple[str, bool] | None:
+    """Return the name of the agent that is to do it, and whether somebody wants it stopped instead.
+
+    None: there is no such execution any more.
+    """
+    is_unwanted = AgentExecution.cancel_requested_at.is_not(None)
+    statement = select(AgentExecution.agent_name, is_unwanted).where(AgentExecution.id == execution_id)
+    row = (await db.execute(statement)).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+async def hand_on(db: AsyncSession, execution_id: int) -> None:
+    """Let the workers that have the agent of an execution see at once that nobody works on it."""
+    fresh = AgentExecution.status.in_(ACTIVE) & AgentExecution.run_after.is_(None)
+    statement = update(AgentExecution).where(AgentExecution.id == execution_id, fresh)
+    await db.execute(statement.values({AgentExecution.run_after: func.now()}))
+
+
+async def waiting_agents(db: AsyncSession) -> Sequence[str]:
+    """Return the names of the agents that have executions which could go on and which nobody drives."""
+    is_held = or_(AgentExecution.waiting_for.is_not(None), AgentExecution.paused_at.is_not(None))
+    is_free = or_(AgentSession.lease_until.is_(None), AgentSession.lease_until < func.now())
+    has_time = func.coalesce(AgentExecution.run_after, AgentExecution.created_at) <= func.now()
+    statement = (
+        select(AgentExecution.agent_name)
+        .join(AgentSession, AgentSession.id == AgentExecution.session_id)
+        .where(AgentExecution.status.in_(ACTIVE), ~is_held, is_free, has_time)
+        .distinct()
+    )
+    return (await db.scalars(statement.order_by(AgentExecution.agent_name))).all()
+
+
+async def steps(
+    db: AsyncSession, execution_id: int, *, after_seq: int = 0, upto: int | None = None, limit: int | None = 1000
+) -> Sequence[AgentStep]:
+    """Return the journal of one execution after `after_seq`, and up to `upto`, oldest first."""
     statement = select(AgentStep).where(AgentStep.execution_id == execution_id, AgentStep.seq > after_seq)
+    if upto is not None:
+        statement = statement.where(AgentStep.seq <= upto)
     return (await db.scalars(statement.order_by(AgentStep.seq).limit(limit))).all()
 
 
@@ -146,11 +227,19 @@ class DueExecution:
     """Of the lease that its dead worker holds; None: nobody holds one."""
 
 
-async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueExecution]:
+async def due_executions(
+    dispatch: AsyncSession, limit: int = 100, *, agents: Collection[str] = (), leave: Collection[int] = ()
+) -> list[DueExecution]:
     """Return executions that could go on and that nobody works on: what take-over picks up.
 
     Their worker is gone (lapsed lease), their `runAfter` has come, or their wake-up was lost: the job engine skips a
     request whose key belongs to a job that is just ending. One that waits for another of its session is not meant.
+
+    Args:
+        dispatch: A session of the dispatch role.
+        limit: At most so many.
+        agents: Names `module:qualname` of the agents that are code of the asking program; those of others are left out.
+        leave: Executions that are none of its business for another reason.
     """
     earlier = aliased(AgentExecution)
     waits = (
@@ -163,7 +252,7 @@ async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueEx
         .exists()
     )
     # An agent named `module:qualname` is defined by a program, and only that program can run it.
-    is_built_in = AgentExecution.agent_name.not_like("%:%")
+    is_known = or_(AgentExecution.agent_name.not_like("%:%"), AgentExecution.agent_name.in_(agents))
     is_held = or_(AgentExecution.waiting_for.is_not(None), AgentExecution.paused_at.is_not(None))
     can_go_on = or_(~is_held, AgentExecution.cancel_requested_at.is_not(None))
     # Of sessions, this role sees only the leased ones.
@@ -173,7 +262,8 @@ async def due_executions(dispatch: AsyncSession, limit: int = 100) -> list[DueEx
     statement = (
         select(AgentExecution.user_id, AgentExecution.id, AgentSession.lease_epoch)
         .outerjoin(AgentSession, same)
-        .where(AgentExecution.status.in_(ACTIVE), is_built_in, can_go_on, is_free, since <= func.now(), ~waits)
+        .where(AgentExecution.status.in_(ACTIVE), is_known, can_go_on, is_free, since <= func.now(), ~waits)
+        .where(AgentExecution.id.not_in(leave))
         .order_by(AgentExecution.id)
         .limit(limit)
     )

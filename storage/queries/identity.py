@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, insert, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert as pg_insert
@@ -31,6 +32,11 @@ async def create_user(admin: AsyncSession, *, username: str, email: str, passwor
 async def timezone_of(db: AsyncSession) -> str | None:
     """Return the IANA name of the tenant's time zone, None when they have not said."""
     return await db.scalar(select(UserProfile.preferences["timezone"].astext))
+
+
+async def public_list(db: AsyncSession) -> Any:
+    """Return what the tenant lets everybody know, as they wrote it; None when they have not said."""
+    return await db.scalar(select(UserProfile.preferences["public"]))
 
 
 async def ensure_user(admin: AsyncSession, *, username: str, email: str, password_hash: str, role: str) -> int:

@@ -79,7 +79,9 @@ RULES: Mapping[str, str] = {
                                 AND a.body ->> 'call_id' = t."toolUseId"
         GROUP BY t.id
         HAVING count(a.seq) > 1
-            OR (t.state <> 'unknown' AND count(a.seq) <> CASE WHEN t.state IN ('done', 'error') THEN 1 ELSE 0 END)
+            OR (t.state <> 'unknown' AND count(a.seq) <> CASE
+                WHEN t.state IN ('done', 'error') OR (t.state = 'cancelled' AND t.success IS NOT NULL) THEN 1
+                ELSE 0 END)
     """,
     "an execution has a time of its end exactly when it has ended": """
         SELECT id, status, "completedAt", "durationMs" FROM "agentExecutions"
@@ -102,7 +104,8 @@ RULES: Mapping[str, str] = {
                 WHERE t."executionId" = e.id ORDER BY t.id DESC LIMIT :length
             ) newest
         ) rows
-        WHERE e.status IN ('completed', 'failed', 'cancelled') AND e."toolExecutions" <> rows.entries
+        WHERE (e.status IN ('completed', 'failed', 'cancelled') OR e."waitingFor" IS NOT NULL)
+            AND e."toolExecutions" <> rows.entries
     """,  # noqa: S608
     "a session shows other tool calls than those of its ended executions": f"""
         SELECT s.id, s.status, jsonb_array_length(s."toolHistory") AS shown, jsonb_array_length(rows.entries) AS calls
@@ -115,6 +118,8 @@ RULES: Mapping[str, str] = {
             ) newest
         ) rows
         WHERE s."toolHistory" <> rows.entries
+            AND NOT EXISTS (SELECT FROM "agentExecutions" e WHERE e."sessionId" = s.id
+                            AND e.status IN ('planning', 'executing'))
     """,  # noqa: S608
     "a session shows other thoughts than its executions": """
         SELECT s.id, s.status, jsonb_array_length(s."thinkingSteps") AS shown, jsonb_array_length(rows.entries) AS steps
@@ -126,6 +131,49 @@ RULES: Mapping[str, str] = {
             ) newest
         ) rows
         WHERE s."thinkingSteps" <> rows.entries
+    """,
+    "an execution that waits is held by somebody": """
+        SELECT e.id, e.status, s.status AS session, s."leaseOwner" FROM "agentExecutions" e
+        JOIN "agentSessions" s ON s.id = e."sessionId"
+        WHERE e."waitingFor" IS NOT NULL
+          AND (e.status NOT IN ('planning', 'executing') OR s.status <> 'paused' OR s."leaseOwner" IS NOT NULL)
+    """,
+    "an execution waits for what has come": """
+        SELECT e.id, e."waitingFor" FROM "agentExecutions" e
+        WHERE e."waitingFor" IS NOT NULL AND (
+            EXISTS (SELECT FROM "toolExecutions" t
+                    WHERE t."executionId" = e.id AND t.state = 'started' AND t.result IS NOT NULL)
+            OR EXISTS (SELECT FROM approvals a JOIN "toolExecutions" t
+                       ON t."executionId" = a."executionId" AND t."toolUseId" = a."toolUseId"
+                       WHERE a."executionId" = e.id AND t.state = 'awaiting_approval' AND a.status <> 'pending')
+            OR EXISTS (SELECT FROM "agentExecutions" child
+                       WHERE e."waitingFor"->>'kind' = 'execution' AND child.id = (e."waitingFor"->>'id')::bigint
+                         AND child.status IN ('completed', 'failed', 'cancelled')))
+    """,
+    "a call awaits an approval that nobody is asked for": """
+        SELECT t.id, t."toolName", t."toolUseId" FROM "toolExecutions" t
+        WHERE t.state = 'awaiting_approval' AND NOT EXISTS (
+            SELECT FROM approvals a WHERE a."executionId" = t."executionId" AND a."toolUseId" = t."toolUseId")
+    """,
+    "a person is asked for an approval that no call awaits": """
+        SELECT a.id, a."toolName", a."toolUseId" FROM approvals a
+        WHERE a.status = 'pending' AND NOT EXISTS (
+            SELECT FROM "toolExecutions" t WHERE t."executionId" = a."executionId" AND t."toolUseId" = a."toolUseId"
+                AND t.state = 'awaiting_approval')
+    """,
+    "an approval is used up by a call that has not begun": """
+        SELECT a.id, t.state FROM approvals a
+        JOIN "toolExecutions" t ON t."executionId" = a."executionId" AND t."toolUseId" = a."toolUseId"
+        WHERE a.status = 'used' AND t.state IN ('pending', 'awaiting_approval')
+    """,
+    "an approval outlives its execution": """
+        SELECT a.id, a.status, e.status AS execution FROM approvals a
+        JOIN "agentExecutions" e ON e.id = a."executionId"
+        WHERE a.status IN ('pending', 'granted') AND e.status IN ('completed', 'failed', 'cancelled')
+    """,
+    "an ended execution is still paused, or waits": """
+        SELECT id, status, "pausedAt", "waitingFor" FROM "agentExecutions"
+        WHERE status IN ('completed', 'failed', 'cancelled') AND ("pausedAt" IS NOT NULL OR "waitingFor" IS NOT NULL)
     """,
 }
 """A broken promise → the rows that break it; `:length` is how many entries a projection shows.

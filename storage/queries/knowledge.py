@@ -74,13 +74,18 @@ async def _strengthen(db: AsyncSession, entry: KnowledgeEntry, lesson: Lesson) -
     await db.flush()
 
 
-async def consult(db: AsyncSession, words: str, *, category: str | None, limit: int) -> Sequence[KnowledgeEntry]:
-    """Return the active entries that match, best first (rank × confidence), each counted as used once more."""
+async def consult(
+    db: AsyncSession, words: str, *, categories: Sequence[str] | None = None, limit: int
+) -> Sequence[KnowledgeEntry]:
+    """Return the active entries that match, best first (rank × confidence), each counted as used once more.
+
+    `categories`: only of these; None: of all.
+    """
     query = sql.websearch_to_tsquery("simple", words)
     score = sql.ts_rank(KnowledgeEntry.search_vector, query) * KnowledgeEntry.confidence
     best = select(KnowledgeEntry.id).where(KnowledgeEntry.is_active, KnowledgeEntry.search_vector.op("@@")(query))
-    if category is not None:
-        best = best.where(KnowledgeEntry.category == category)
+    if categories is not None:
+        best = best.where(KnowledgeEntry.category.in_(categories))
     ids = (await db.scalars(best.order_by(score.desc(), KnowledgeEntry.id).limit(limit))).all()
     # Locked in the order of their keys: two that consult at once would otherwise wait for each other.
     mine = select(KnowledgeEntry.id).where(KnowledgeEntry.id.in_(ids)).order_by(KnowledgeEntry.id)

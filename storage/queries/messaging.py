@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from storage.base import JsonList
 from storage.errors import EntityNotFoundError
-from storage.models.agents import AgentSession
+from storage.models.agents import AgentSession, AgentStep
 from storage.models.messaging import BotConversation, InboundMessage, OutboundMessage, UserWebhook
 
 HISTORY_LENGTH = 20
@@ -200,6 +200,19 @@ async def conversation_of_session(db: AsyncSession, session_id: int) -> BotConve
     return await db.scalar(select(BotConversation).where(BotConversation.agent_session_id == session_id))
 
 
+async def link_client(db: AsyncSession, conversation_id: int, client_id: int | None) -> None:
+    """Note which client the participant of a conversation speaks for; None: nobody knows.
+
+    Raises:
+        EntityNotFoundError: no such conversation for this tenant.
+    """
+    statement = update(BotConversation).where(BotConversation.id == conversation_id)
+    noted = BotConversation.context.concat({"clientId": client_id})
+    linked = statement.values({BotConversation.context: noted}).returning(BotConversation.id)
+    if (await db.execute(linked)).one_or_none() is None:
+        raise EntityNotFoundError("botConversations", conversation_id)
+
+
 async def pause_conversation(db: AsyncSession, conversation_id: int) -> None:
     """Silence the bot in a conversation until a person resumes it."""
     statement = update(BotConversation).where(BotConversation.id == conversation_id)
@@ -216,6 +229,13 @@ async def has_reply(db: AsyncSession, execution_id: int) -> bool:
     """Tell whether an execution has said something to the participant."""
     found = await db.scalar(select(OutboundMessage.id).where(OutboundMessage.execution_id == execution_id).limit(1))
     return found is not None
+
+
+async def has_read_what_is_kept_back(db: AsyncSession, session_id: int) -> bool:
+    """Tell whether a session has read what its participant may not see."""
+    kept_back = AgentStep.labels["confidentiality"].astext.in_(("tenant", "secret"))
+    statement = select(AgentStep.seq).where(AgentStep.session_id == session_id, kept_back).limit(1)
+    return await db.scalar(statement) is not None
 
 
 async def refresh_history(db: AsyncSession, conversation_id: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from storage.engine import Address
 from tests.user import Agency, assert_one_line
 
-NAMES = ["python", "config", "model", "database", "schema", "keys", "user"]
+NAMES = ["python", "config", "model", "database", "schema", "keys", "user", "workers"]
 
 
 def settings_file(config_home: Path, content: str) -> Path:

@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import anyio
+import asyncpg
 from sqlalchemy import event
 
 from runtime.approvals import Permit
@@ -78,6 +79,15 @@ class Killer:
         """Watch every task that starts from here on, and every commit."""
         asyncio.get_running_loop().set_task_factory(self._task)
         event.listen(database.engine.sync_engine, "commit", self._on_commit)
+        # The two commits of an iteration are said to asyncpg itself (`storage.swift`).
+        execute = asyncpg.Connection.execute
+
+        async def watched(connection: Any, query: str, *arguments: Any, **options: Any) -> str:
+            if query == "COMMIT":
+                self._on_commit(connection)
+            return await execute(connection, query, *arguments, **options)
+
+        asyncpg.Connection.execute = watched  # pyright: ignore[reportAttributeAccessIssue] -- only its positional use
 
     def _task(
         self,

@@ -5,6 +5,7 @@ import secrets
 
 import anyio
 import anyio.to_thread
+import pytest
 from sqlalchemy import select
 
 from gateway.worker import working
@@ -19,8 +20,9 @@ SOON_S = 30
 """What a worker may take to end: it drains for 10 s, gives its leases back, and shares this machine."""
 
 
+@pytest.mark.parametrize("insisting", [False, True], ids=["once", "twice"])
 async def test_a_worker_that_is_told_to_stop_hands_over_what_its_model_has_not_answered(
-    address: Address, database: Database, alice: int, started: Started
+    address: Address, database: Database, alice: int, started: Started, *, insisting: bool
 ) -> None:
     api = FakeMessagesAPI(in_order(Stall()))
     system = system_on(database, alice, ScriptedModel(text_reply("hello, Anna")))
@@ -39,7 +41,7 @@ async def test_a_worker_that_is_told_to_stop_hands_over_what_its_model_has_not_a
             with anyio.fail_after(SOON_S):
                 while not api.requests:  # noqa: ASYNC110 -- the fake announces no event
                     await anyio.sleep(0.05)
-            status, said = await stop(worker)
+            status, said = await stop(worker, insisting=insisting)
     assert (status, "Traceback" in said) == (0, False), said
 
     async with database.begin(alice, read_only=True) as db:
@@ -54,7 +56,7 @@ async def test_a_worker_that_is_told_to_stop_hands_over_what_its_model_has_not_a
     assert [body for body, _ in replies] == ["hello, Anna"]
 
 
-async def stop(worker: Running) -> tuple[int, str]:
+async def stop(worker: Running, *, insisting: bool) -> tuple[int, str]:
     with anyio.fail_after(SOON_S):
-        ran = await anyio.to_thread.run_sync(worker.stop, abandon_on_cancel=True)
+        ran = await anyio.to_thread.run_sync(worker.insist if insisting else worker.stop, abandon_on_cancel=True)
     return ran.returncode, ran.stderr

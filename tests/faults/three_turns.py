@@ -25,6 +25,7 @@ from runtime.clock import SystemClock
 from runtime.events import ModelReplied
 from runtime.journal import PostgresJournal
 from runtime.journal_port import Claim
+from runtime.labels import Tier
 from runtime.local import Local, compose
 from runtime.operation import Operation
 from runtime.outbox import DELIVER
@@ -107,13 +108,14 @@ def tools_on(http: httpx2.AsyncClient, url: str) -> dict[str, Operation]:
         response = await http.post(f"{url}/{path}", json=body, headers=headers)
         response.raise_for_status()
 
-    @tool(honours_key=True)
+    # Both reach whoever asks for them; of a higher tier they would wait for a person each time.
+    @tool(honours_key=True, tier=Tier.T3)
     async def charge(ctx: ExternalContext, amount: int) -> str:
         """Charge the client."""
         await post("charge", {"execution": ctx.execution_id, "amount": amount}, {"idempotency-key": ctx.key})
         return f"charged {amount}"
 
-    @tool()
+    @tool(tier=Tier.T3)
     async def fax(ctx: ExternalContext, words: str) -> str:
         """Send a fax, which nothing can recall."""
         await post("fax", {"execution": ctx.execution_id, "words": words}, {})

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 from sqlalchemy import select, text, update
 
@@ -9,10 +11,12 @@ from runtime.agents import ASSISTANT
 from runtime.driver import Ended, Later, NotOurs
 from runtime.errors import LeaseLostError, ModelReplyInvalidError, ModelUnavailableError
 from runtime.events import ExecutionEnded, ModelReplied, ToolCall, UserSpoke
+from runtime.journal_port import Claim
 from runtime.local import Local
 from runtime.ports import ModelRequest, OnText
 from runtime.testing import ScriptedModel, call_reply, system_on, text_reply
 from runtime.tools import succeeded
+from storage.engine import Address, connect
 from storage.models.agents import AgentExecution, AgentSession, AgentStep, ToolExecution
 from storage.models.audit import AuditLog
 from storage.models.crm import AgencyTask
@@ -396,3 +400,39 @@ async def test_planning_again_starts_the_count_of_phases_again(database: Databas
         phases = await db.scalars(select(AgentStep.body).where(AgentStep.kind == "phase").order_by(AgentStep.seq))
         assert [(body["index"], body["name"]) for body in phases] == [(1, "b"), (1, "d")]
     assert (await row_of(system, execution_id)).current_phase_index == 1
+
+
+async def test_an_execution_that_is_just_ending_is_not_claimed_again(
+    address: Address, database: Database, alice: int
+) -> None:
+    """The second worker waits for the row that the first one holds, and must not judge by what it saw before."""
+    slow, quick = (system_on(database, alice, ScriptedModel()) for _ in range(2))
+    execution_id = await queued(slow)
+    claim = await slow.journal.claim(alice, execution_id)
+    assert claim is not None
+    await slow.journal.begin(claim, UserSpoke(text="fix it"), definition_hash="h")
+    async with database.begin(alice) as db:
+        await db.execute(update(AgentSession).values({AgentSession.lease_until: text("now() - interval '1 second'")}))
+    claims: list[Claim | None] = []
+
+    async def claim_too() -> None:
+        claims.append(await quick.journal.claim(alice, execution_id))
+
+    ended = ExecutionEnded(status="completed", text="done")
+    async with anyio.create_task_group() as tasks, slow.journal.ending(claim, ended, []):
+        tasks.start_soon(claim_too)
+        await somebody_waits_for_a_lock(address)
+    assert claims == [None]
+
+
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+async def somebody_waits_for_a_lock(address: Address) -> None:
+    connection = await connect(address)
+    try:
+        with anyio.fail_after(5):
+            while not await connection.fetchval(WAITING):
+                await anyio.lowlevel.checkpoint()
+    finally:
+        await connection.close()

@@ -1,5 +1,6 @@
 """The columns that are shown agree with the rows that count, and whoever tampers with either is found out."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ PLAN = ("plan", {"goal": "page fixed", "phases": ["look", "fix", "tell"]})
 AGAIN = ("plan", {"goal": "page replaced", "phases": ["build", "move"]})
 CARD = ("create_task", {"title": "Fix the landing page"})
 MISTAKE = ("create_task", {"title": "nul \x00 inside"})
+QUESTION = ("ask_person", {"question": "Really?"})
 ADVANCE: tuple[str, dict[str, Any]] = ("advance_phase", {})
 
 TAMPERINGS: dict[str, str] = {
@@ -37,7 +39,7 @@ TAMPERINGS: dict[str, str] = {
         UPDATE "toolExecutions" SET state = 'started' WHERE state = 'error'
     """,
     "a call and its results in the journal do not agree": """
-        UPDATE "toolExecutions" SET state = 'cancelled' WHERE state = 'error'
+        UPDATE "toolExecutions" SET state = 'pending' WHERE state = 'error'
     """,
     "an execution has a time of its end exactly when it has ended": """
         UPDATE "agentExecutions" SET "durationMs" = NULL WHERE status = 'completed'
@@ -56,6 +58,23 @@ TAMPERINGS: dict[str, str] = {
     """,
     "a session shows other thoughts than its executions": """
         UPDATE "agentSessions" SET "thinkingSteps" = "thinkingSteps" - 0
+    """,
+    "an execution that waits is held by somebody": """
+        UPDATE "agentSessions" SET "leaseOwner" = 'somebody' WHERE status = 'paused'
+    """,
+    "an execution waits for what has come": """
+        UPDATE approvals SET status = 'denied'
+    """,
+    "a call awaits an approval that nobody is asked for": "DELETE FROM approvals",
+    "a person is asked for an approval that no call awaits": """
+        UPDATE "toolExecutions" SET state = 'started' WHERE state = 'awaiting_approval'
+    """,
+    "an approval is used up by a call that has not begun": "UPDATE approvals SET status = 'used'",
+    "an approval outlives its execution": """
+        UPDATE "agentExecutions" SET status = 'cancelled' WHERE "waitingFor" IS NOT NULL
+    """,
+    "an ended execution is still paused, or waits": """
+        UPDATE "agentExecutions" SET "pausedAt" = now() WHERE status = 'failed'
     """,
     "a step's kind is not that of its body": """
         UPDATE "agentSteps" SET kind = 'system' WHERE kind = 'phase'
@@ -105,7 +124,7 @@ async def complaints(database: Database, user_id: int) -> list[str]:
 
 @pytest.fixture
 async def lived_in(database: Database, alice: int) -> None:
-    """Alice's: a completed execution with plans, thoughts, a card and a mistake; a failed one; a queued one; a rest."""
+    """Alice's: an execution with plans, thoughts, a card and a mistake; one each that failed, waits, is queued."""
     model = ScriptedModel(
         call_reply(PLAN, CARD, MISTAKE, usage=Usage(input_tokens=5, output_tokens=2)),
         call_reply(ADVANCE),
@@ -113,11 +132,14 @@ async def lived_in(database: Database, alice: int) -> None:
         call_reply(ADVANCE, tag="again"),
         thoughtful("done"),
         text_reply("").model_copy(update={"stop_reason": "refusal"}),
+        call_reply(CARD, QUESTION),
     )
     system = system_on(database, alice, model)
     talkative, refused, waiting = [await new_session(database, alice) for _ in range(3)]
     for session_id in (talkative, refused):
         await system.driver.run(alice, await queued(database, alice, session_id, "fix the page"))
+    careful = system.driver.varied(agents=lambda _: replace(ASSISTANT, approvals=("create_task",)))
+    await careful.run(alice, await queued(database, alice, await new_session(database, alice), "ask before"))
     await queued(database, alice, talkative, "and then?")
     await queued(database, alice, waiting, "when you have time")
     await new_session(database, alice)

@@ -27,6 +27,7 @@ WRITERS = {
     "entity_delete",
     "agent_run",
     "agent_run_cancel",
+    "agent_run_reply",
     "memory_write",
     "task_move",
 }
@@ -63,8 +64,12 @@ async def test_every_tool_says_what_it_is_and_what_to_expect_of_it() -> None:
         assert tool.annotations.read_only_hint is (tool.name not in WRITERS)
         assert tool.annotations.open_world_hint is tool.name.startswith("agent_run")
         if tool.name in WRITERS:
-            assert tool.annotations.destructive_hint is (tool.name not in {"entity_create", "agent_run"})
-            assert tool.annotations.idempotent_hint is (tool.name not in {"entity_create", "agent_run"})
+            assert tool.annotations.destructive_hint is (
+                tool.name not in {"entity_create", "agent_run", "agent_run_reply"}
+            )
+            assert tool.annotations.idempotent_hint is (
+                tool.name not in {"entity_create", "agent_run", "agent_run_reply"}
+            )
 
 
 async def test_no_schema_mentions_the_caller() -> None:

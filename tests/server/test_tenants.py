@@ -23,6 +23,7 @@ ASKS_FOR_AN_ID: dict[str, tuple[str, dict[str, Any]]] = {
     "agent_run": ("agentSessions", {"task": "x", "session_id": ...}),
     "agent_run_status": ("agentExecutions", {"id": ...}),
     "agent_run_cancel": ("agentExecutions", {"id": ...}),
+    "agent_run_reply": ("agentExecutions", {"id": ..., "text": "x"}),
     "entity_create": ("clientProfiles", {"entity": "agencyTasks", "data": {"title": "x", "clientId": ...}}),
 }
 

@@ -396,6 +396,25 @@ async def test_a_job_that_outlives_the_drain_is_given_back(database: Database, j
     assert [job.attempt for job in handler.calls] == [1]
 
 
+async def test_a_worker_that_is_cancelled_while_it_drains_gives_its_jobs_back_at_once(
+    database: Database, jobs: Jobs, alice: int
+) -> None:
+    gate, stop = Gate(), anyio.Event()
+    await enqueue(database, alice)
+
+    async def work() -> None:
+        await jobs.work({"turn": gate}, stop=stop, options=replace(QUICK, drain_s=3600))
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work)
+            await gate.entered.wait()
+            stop.set()
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+    assert [status for status, _ in await queue(database)] == ["queued"]
+
+
 async def test_a_cancelled_worker_gives_its_jobs_back(database: Database, jobs: Jobs, alice: int) -> None:
     gate = Gate()
     await enqueue(database, alice)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import ToolArgumentsError, ToolError
+from runtime.errors import ToolArgumentsError
 from runtime.operations.documents import find_documents
 from storage.errors import InvalidValueError
 from storage.models.crm import Document
@@ -55,8 +55,14 @@ async def test_a_document_does_not_tell_where_its_bytes_are(database: Database, 
 async def test_nobody_else_finds_them(database: Database, library: int, bob: int) -> None:
     assert await names(database, bob) == []
     assert await names(database, bob, query="guide") == []
-    with pytest.raises(ToolError, match="use ask_person"):
-        await performed(database, library, find_documents, {}, conversation=chat(1))
+
+
+async def test_a_participant_may_see_none_unless_the_agent_asks_for_the_tenants(
+    database: Database, library: int
+) -> None:
+    assert await performed(database, library, find_documents, {}, conversation=chat(1)) == {"items": [], "returned": 0}
+    asked = await performed(database, library, find_documents, {"scope": "tenant"}, conversation=chat(1))
+    assert asked["returned"] == 3
 
 
 async def test_wrong_questions_are_refused(database: Database, alice: int) -> None:
