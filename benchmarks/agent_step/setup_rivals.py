@@ -23,6 +23,8 @@ class Rival:
     """Rivals that share one have the same requirements."""
     requirements: tuple[str, ...]
     module: str
+    kill_module: str
+    """Its side of `benchmarks.agent_step.kills`."""
     variant: str = ""
 
 
@@ -39,12 +41,14 @@ RIVALS = (
         environment="langgraph",
         requirements=_LANGGRAPH,
         module="benchmarks.agent_step.rivals.langgraph_saver",
+        kill_module="benchmarks.agent_step.rivals.kill_langgraph",
     ),
     Rival(
         name="langgraph-delta",
         environment="langgraph",
         requirements=_LANGGRAPH,
         module="benchmarks.agent_step.rivals.langgraph_saver",
+        kill_module="benchmarks.agent_step.rivals.kill_langgraph",
         variant="delta",
     ),
     Rival(
@@ -52,6 +56,7 @@ RIVALS = (
         environment="openai-agents",
         requirements=_OPENAI,
         module="benchmarks.agent_step.rivals.openai_session",
+        kill_module="benchmarks.agent_step.rivals.kill_openai",
     ),
 )
 
