@@ -77,7 +77,7 @@ def decide(events: Sequence[Event], limits: Limits, *, spent: Spent | None = Non
     turns = [event for event in events if isinstance(event, Turn)]
     spent = spent or Spent()
     if open_calls := _open_calls(events):
-        return _next_calls(open_calls, events, turns, limits, asks)
+        return _next_calls(open_calls, events, limits, spent, asks)
     match turns[-1]:
         case ModelReplied() as reply:
             return _after_reply(reply, turns, limits, spent)
@@ -149,17 +149,19 @@ def _exhausted(limits: Limits, spent: Spent) -> str | None:
 
 
 def _next_calls(
-    open_calls: Sequence[ToolCall], events: Sequence[Event], turns: Sequence[Turn], limits: Limits, asks: Asks
+    open_calls: Sequence[ToolCall], events: Sequence[Event], limits: Limits, spent: Spent, asks: Asks
 ) -> Step:
     """Run what can run; then ask for what needs a person; then wait for what others have to give."""
     waits = {event.call_id: event for event in events if isinstance(event, CallWaits)}
     approved = {event.call_id for event in events if isinstance(event, CallApproved)}
     ready = [call for call in open_calls if call.id in approved or (call.id not in waits and asks(call) is None)]
     if ready:
-        return _guarded(RunTools(calls=tuple(ready)), turns, limits)
+        return _guarded(RunTools(calls=tuple(ready)), [event for event in events if isinstance(event, Turn)], limits)
     for call in open_calls:
         if call.id not in waits:
             return AskApproval(call=call, reason=asks(call) or "")
+    if limits.seconds is not None and spent.seconds >= limits.seconds:
+        return GiveUp(reason=f"reached the limit of {limits.seconds:g} s while it waited")
     return Wait(waits=tuple(waits[call.id] for call in open_calls))
 
 

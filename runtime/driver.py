@@ -310,7 +310,7 @@ class Driver:
         defined = definition_hash(agent, scene.prompt, [operation.spec for operation in run.tools.values()])
         is_changed = not claim.is_new and claim.definition_hash not in (None, defined)
         if claim.is_new:
-            await self._journal.begin(claim, _opening(run), definition_hash=defined)
+            await self._journal.begin(claim, _opening(run), definition_hash=defined, seconds=run.limits.seconds)
         elif is_changed:
             await self._journal.note(claim, DefinitionChanged(definition_hash=defined), definition_hash=defined)
         recorded = await self._journal.read(claim)

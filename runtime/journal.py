@@ -113,11 +113,14 @@ class PostgresJournal:
             prompt = (webhook.system_prompt or "") if webhook else ""
             return Scene(zone=zone, conversation=Conversation.of_row(row), prompt=prompt)
 
-    async def begin(self, claim: Claim, event: UserSpoke, *, definition_hash: str) -> None:
+    async def begin(
+        self, claim: Claim, event: UserSpoke, *, definition_hash: str, seconds: float | None = None
+    ) -> None:
         """Record what the execution is about and show it as planning."""
         async with self._database.begin(claim.user_id) as db:
             await self._append(db, claim, [event])
-            await db.execute(_BEGUN, {"execution_id": claim.execution_id, "hash": definition_hash})
+            values = {"execution_id": claim.execution_id, "hash": definition_hash, "seconds": seconds}
+            await db.execute(_BEGUN, values)
 
     async def note(self, claim: Claim, *events: Event, definition_hash: str | None = None) -> None:
         """Append facts."""
@@ -513,7 +516,8 @@ _CLAIM = text(
         WHERE id = (SELECT "sessionId" FROM "agentExecutions" WHERE id = :execution_id) FOR UPDATE
     ), wanted AS (
         -- Locked, so that these columns are of the same moment as the session's: whoever held it may have just ended.
-        SELECT e.id, e."sessionId", e.status, e."runAfter", e."cancelRequestedAt", e."waitingFor", e."pausedAt"
+        SELECT e.id, e."sessionId", e.status, e."runAfter", e."cancelRequestedAt", e."waitingFor", e."pausedAt",
+            e.deadline
         FROM seat JOIN "agentExecutions" e ON e."sessionId" = seat.id
         WHERE e.id = :execution_id FOR UPDATE OF e
     ), taken AS (
@@ -525,7 +529,8 @@ _CLAIM = text(
         WHERE s.id = e."sessionId" AND e.status IN ('pending', 'planning', 'executing')
             AND (s."leaseOwner" IS NULL OR s."leaseUntil" < now())
             AND (e."runAfter" IS NULL OR e."runAfter" <= now())
-            AND (e."cancelRequestedAt" IS NOT NULL OR (e."waitingFor" IS NULL AND e."pausedAt" IS NULL))
+            AND (e."cancelRequestedAt" IS NOT NULL OR e.deadline <= now()
+                OR (e."waitingFor" IS NULL AND e."pausedAt" IS NULL))
             AND NOT EXISTS (
                 SELECT FROM "agentExecutions" earlier
                 WHERE earlier."sessionId" = e."sessionId" AND earlier.id < e.id
@@ -666,7 +671,7 @@ _BEGUN = text(
     """
     WITH begun AS (
         UPDATE "agentExecutions" SET status = 'planning', "definitionHash" = :hash,
-            deadline = "startedAt" + make_interval(secs => (limits->>'seconds')::float8)
+            deadline = "startedAt" + make_interval(secs => CAST(:seconds AS float8))
         WHERE id = :execution_id RETURNING "sessionId"
     )
     UPDATE "agentSessions" SET status = 'planning' FROM begun WHERE id = begun."sessionId"

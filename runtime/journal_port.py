@@ -170,8 +170,13 @@ class Journal(Protocol):
         """Return where the execution takes place."""
         ...
 
-    async def begin(self, claim: Claim, event: UserSpoke, *, definition_hash: str) -> None:
-        """Record what the execution is about and show it as planning."""
+    async def begin(
+        self, claim: Claim, event: UserSpoke, *, definition_hash: str, seconds: float | None = None
+    ) -> None:
+        """Record what the execution is about and show it as planning.
+
+        `seconds`: how long it may take from its first claim, waiting included; after that, waiting holds it no longer.
+        """
         ...
 
     async def note(self, claim: Claim, *events: Event, definition_hash: str | None = None) -> None:

@@ -47,6 +47,7 @@ DISPATCH_READS: Mapping[str, tuple[Sequence[str], str]] = MappingProxyType(
                 "waitingFor",
                 "pausedAt",
                 "cancelRequestedAt",
+                "deadline",
             ),
             "status IN ('pending', 'planning', 'executing')",
         ),

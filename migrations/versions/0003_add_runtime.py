@@ -48,7 +48,7 @@ SECURITY = [
     'GRANT SELECT ("id", "userId", "toolName", "status", "nextAttemptAt") ON "toolOutbox" TO agency_dispatch',
     "CREATE POLICY dispatch_read ON \"toolOutbox\" FOR SELECT TO agency_dispatch USING (status = 'pending')",
     "GRANT SELECT, INSERT, UPDATE, DELETE ON workers TO agency_dispatch",
-    'GRANT SELECT ("waitingFor", "pausedAt", "cancelRequestedAt") ON "agentExecutions" TO agency_dispatch',
+    'GRANT SELECT ("waitingFor", "pausedAt", "cancelRequestedAt", "deadline") ON "agentExecutions" TO agency_dispatch',
 ]
 
 LINKS = (
@@ -310,7 +310,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(
-        'REVOKE SELECT ("waitingFor", "pausedAt", "cancelRequestedAt") ON "agentExecutions" FROM agency_dispatch'
+        'REVOKE SELECT ("waitingFor", "pausedAt", "cancelRequestedAt", "deadline") ON "agentExecutions" FROM agency_dispatch'
     )
     op.drop_constraint(op.f("fk_toolExecutions_userId_resultBlobId"), "toolExecutions", type_="foreignkey")
     op.drop_index(

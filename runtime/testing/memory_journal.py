@@ -115,11 +115,12 @@ class MemoryJournal:
         steps = (recorded for session_id in session_ids for recorded in self._store.steps[session_id])
         return NOTHING_READ.join(*(recorded.label for recorded in steps if recorded.label is not None))
 
-    async def begin(self, claim: Claim, event: UserSpoke, *, definition_hash: str) -> None:
+    async def begin(
+        self, claim: Claim, event: UserSpoke, *, definition_hash: str, seconds: float | None = None
+    ) -> None:
         """Record what the execution is about and show it as planning."""
         await checkpoint()
         session, execution = self._append(claim, [event])
-        seconds = execution.limits.get("seconds")
         if seconds is not None and execution.started_at is not None:
             execution.deadline = execution.started_at + timedelta(seconds=seconds)
         execution.definition_hash = definition_hash

@@ -277,9 +277,10 @@ class MemoryStore:
         return all(one.is_over or one.id >= execution.id for one in others)
 
     def is_held(self, execution: ExecutionRow) -> bool:
-        """Tell whether it waits or is paused; one that is to be cancelled is not held back."""
+        """Tell whether it waits or is paused; one that is to be cancelled, or whose time is over, is not held back."""
         waits = execution.waiting_for is not None or execution.paused_at is not None
-        return waits and execution.cancel_requested_at is None
+        is_late = execution.deadline is not None and execution.deadline <= self.now()
+        return waits and not is_late and execution.cancel_requested_at is None
 
     def is_free(self, session: SessionRow) -> bool:
         """Tell whether nobody drives it, or whoever did is taken for dead."""

@@ -254,7 +254,8 @@ async def due_executions(
     # An agent named `module:qualname` is defined by a program, and only that program can run it.
     is_known = or_(AgentExecution.agent_name.not_like("%:%"), AgentExecution.agent_name.in_(agents))
     is_held = or_(AgentExecution.waiting_for.is_not(None), AgentExecution.paused_at.is_not(None))
-    can_go_on = or_(~is_held, AgentExecution.cancel_requested_at.is_not(None))
+    is_late = AgentExecution.deadline <= func.now()
+    can_go_on = or_(~is_held, AgentExecution.cancel_requested_at.is_not(None), is_late)
     # Of sessions, this role sees only the leased ones.
     same = (AgentSession.id == AgentExecution.session_id) & (AgentSession.user_id == AgentExecution.user_id)
     is_free = or_(AgentSession.id.is_(None), AgentSession.lease_until < func.now())

@@ -18,6 +18,7 @@ from runtime.testing import ScriptedModel, call_reply, text_reply
 from runtime.tools import SHOWN_TO_MODEL, tool
 from storage.models.agents import AgentStep
 from storage.models.runtime import Blob
+from storage.queries import executions
 from storage.tenancy import Database
 from tests.runtime.waiting_system import (
     assert_sound,
@@ -126,6 +127,27 @@ async def test_time_is_counted_from_the_first_claim_waiting_included(database: D
     await reply(system, execution_id, "yes")
     assert "3600 s" in failure(await drive(system, execution_id))
     await assert_sound(system)
+
+
+async def test_waiting_ends_when_the_time_is_over_although_nobody_answers(database: Database, alice: int) -> None:
+    system = process(database, alice, call_reply(("ask_person", {"question": "Well?"})))
+    execution_id = await queued(system, seconds=3600)
+    assert await drive(system, execution_id) == Held()
+    assert await due(system) == []
+    async with database.begin(alice) as db:
+        past = """UPDATE "agentExecutions" SET "startedAt" = now() - interval '2 hours', deadline = now(),
+                  "runAfter" = NULL, "createdAt" = now() - interval '2 hours'"""
+        await db.execute(text(past))
+
+    assert await due(system) == [execution_id]
+    assert "3600 s" in failure(await drive(system, execution_id))
+    await assert_sound(system)
+
+
+async def due(system: Local) -> list[int]:
+    """Return what a worker's sweep would take up."""
+    async with system.database.begin_dispatch() as db:
+        return [found.execution_id for found in await executions.due_executions(db)]
 
 
 async def test_limits_are_set_when_an_execution_is_started(database: Database, alice: int) -> None:

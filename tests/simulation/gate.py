@@ -56,8 +56,10 @@ class Gate:
     async def scene(self, claim: Claim) -> Scene:
         return await self._do("scene", claim)
 
-    async def begin(self, claim: Claim, event: UserSpoke, *, definition_hash: str) -> None:
-        await self._do("begin", claim, event, definition_hash=definition_hash)
+    async def begin(
+        self, claim: Claim, event: UserSpoke, *, definition_hash: str, seconds: float | None = None
+    ) -> None:
+        await self._do("begin", claim, event, definition_hash=definition_hash, seconds=seconds)
 
     async def note(self, claim: Claim, *events: Event, definition_hash: str | None = None) -> None:
         await self._do("note", claim, *events, definition_hash=definition_hash)
