@@ -15,6 +15,7 @@ from sqlalchemy import select, text, update
 
 from runtime.agents import ASSISTANT
 from runtime.decide import Limits, decide
+from runtime.driver import Held
 from runtime.errors import ModelUnavailableError
 from runtime.events import Event, event_adapter
 from runtime.steps import RunTools
@@ -23,6 +24,7 @@ from runtime.testing.scripted import Scripted
 from storage.models.agents import AgentExecution, AgentStep
 from storage.queries import executions
 from storage.tenancy import Database
+from tests.runtime.waiting_system import reply
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -31,6 +33,9 @@ UNKNOWN_CARD = ("update_task", {"id": 4711, "status": "done"})
 PLAN = ("plan", {"goal": "the page is fixed", "phases": ["look", "fix"]})
 ADVANCE: tuple[str, dict[str, Any]] = ("advance_phase", {})
 
+ASK = ("ask_person", {"question": "May we take the page down for an hour?"})
+OUTGROWN = text_reply("").model_copy(update={"stop_reason": "model_context_window_exceeded"})
+
 RUNS: Mapping[str, Sequence[Scripted]] = {
     "answer": (text_reply("There is nothing to fix."),),
     "one_tool": (call_reply(CARD, text="I put it on the board."), text_reply("It is on the board.")),
@@ -38,8 +43,11 @@ RUNS: Mapping[str, Sequence[Scripted]] = {
     "plan_with_phases": (call_reply(PLAN, CARD), call_reply(ADVANCE), text_reply("It is fixed.")),
     "max_tokens": (call_reply(CARD).model_copy(update={"stop_reason": "max_tokens"}),),
     "cancelled": (call_reply(CARD), ModelUnavailableError("overloaded")),
+    "asks_a_person": (call_reply(ASK, CARD), text_reply("They said yes.")),
+    "summed_up": (OUTGROWN, text_reply("The page is broken."), call_reply(CARD), text_reply("Done.")),
 }
-"""Name of a journal → what the model said; an execution whose model ends overloaded is cancelled while it waits."""
+"""Name of a journal → what the model said; an execution whose model ends overloaded is cancelled while it waits, and
+one that waits for a person is told "yes"."""
 
 
 def next_steps(events: Sequence[Event]) -> list[str]:
@@ -60,7 +68,9 @@ async def stored_bodies(database: Database, user_id: int, script: Sequence[Scrip
         execution_id = await executions.queue_execution(
             db, user_id=user_id, session_id=session_id, agent_name=ASSISTANT.name, task="fix the landing page"
         )
-    await system.driver.run(user_id, execution_id)
+    if await system.driver.run(user_id, execution_id) == Held():
+        await reply(system, execution_id, "yes")
+        await system.driver.run(user_id, execution_id)
     if isinstance(script[-1], Exception):
         async with database.begin(user_id) as db:
             await executions.request_cancel(db, execution_id)
