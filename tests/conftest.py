@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import AsyncGenerator, Generator
@@ -14,6 +15,10 @@ from storage.embedded import EmbeddedServer
 from storage.engine import Address, connect
 from storage.tenancy import Database
 from storage.testing import add_user, address_of, ensure_template, fresh_address, watch_for_leaks
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts its background jobs deaf to Ctrl-C, and their children inherit that: so would every process here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["tests.user"]
 
